@@ -1,0 +1,189 @@
+"""The files of a run and their schema, written atomically and read back without Ray or torch.
+
+The columns are a contract: other tools read them. A reader ignores columns that it does not know and
+refuses, naming file and line, a row that lacks one it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tune_dd.errors import UserError
+
+SCHEMA = 1
+METRICS = "metrics.jsonl"
+TRACE = "trace.jsonl"
+CONFIG = "config.json"
+LEDGER = "results.tsv"
+
+# name -> JSON type. Units are in the docs: losses in nats per token, val_bpb in bits per UTF-8 byte.
+COLUMNS: dict[str, type] = {
+    "schema": int,
+    "run_id": str,
+    "trial_id": str,
+    "trial_name": str,
+    "regime": str,
+    "phase": str,
+    "scale": str,
+    "evidence": str,
+    "model": str,
+    "n_params": int,
+    "vocab_size": int,
+    "context": int,
+    "batch_size": int,
+    "seed": int,
+    "condition": str,
+    "kind": str,
+    "stage": int,
+    "readout": int,
+    "unique_tokens": int,
+    "sampled_tokens": int,
+    "steps": int,
+    "dropout": float,
+    "learning_rate": float,
+    "train_loss": float,
+    "val_loss": float,
+    "val_bpb": float,
+    "gap": float,
+    "val_tokens": int,
+    "corpus_hash": str,
+    "tokenizer_hash": str,
+    "validation_hash": str,
+    "device": str,
+    "device_name": str,
+    "train_seconds": float,
+    "tokens_per_second": float,
+    "peak_memory_bytes": int,
+}
+# Ours beyond the contract: a reader must accept tables without them.
+OPTIONAL_COLUMNS = frozenset({"validation_hash"})
+# What two runs of the same trial may differ in. Everything else is equal to the last bit on one machine.
+TIMING_COLUMNS = ("train_seconds", "tokens_per_second", "peak_memory_bytes")
+
+
+def reach(point: str) -> None:
+    """A named point of a write. Does nothing; the fault tests replace it to kill the process there."""
+
+
+def write_atomic(path: Path, data: bytes, *, point: Callable[[str], None] | None = None) -> None:
+    """Write a whole file or nothing: temp file, flush, fsync, rename, fsync of the folder.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the former file is untouched.
+    """
+    at = point or reach
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        at("before_temp")
+        with open(temp, "wb") as file:
+            half = len(data) // 2
+            file.write(data[:half])
+            at("half_written")
+            file.write(data[half:])
+            file.flush()
+            os.fsync(file.fileno())
+        at("before_rename")
+        os.replace(temp, path)
+        at("after_rename")
+        sync_folder(path.parent)
+        at("after_sync")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    write_atomic(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in the folder last through a power loss."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def storage_error(path: Path, error: OSError) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"the disk of {path.parent} is full: make space and give the same command with --resume")
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; make the folder writable or choose another with --storage"
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError if the file is missing, unreadable or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: name the folder of a run") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it or start a new run") from None
+
+
+def encode_row(row: dict[str, Any]) -> str:
+    """One line of metrics.jsonl: the columns in their order, no trailing newline.
+
+    Raises:
+        UserError: a column is missing or of another type (a programming error made visible).
+    """
+    check_row(row, "a row to be written")
+    return json.dumps({name: row[name] for name in COLUMNS if name in row}, allow_nan=False)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write metrics.jsonl whole."""
+    write_text_atomic(path, "".join(encode_row(row) + "\n" for row in rows))
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, row) of a metrics.jsonl.
+
+    Raises:
+        UserError: naming file and line, for a line that is not JSON or a row that lacks a column.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{path}, line {number}"
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    raise UserError(f"{where}: not JSON (torn or foreign): delete that line or restore it") from None
+                if not isinstance(row, dict):
+                    raise UserError(f"{where}: not a row of results: name a metrics.jsonl written by tune_dd")
+                check_row(row, where)
+                yield number, row
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: name the folder of a run") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text: name a metrics.jsonl written by tune_dd") from None
+
+
+def check_row(row: dict[str, Any], where: str) -> None:
+    for name, kind in COLUMNS.items():
+        if name not in row:
+            if name in OPTIONAL_COLUMNS:
+                continue
+            raise UserError(f"{where}: column {name!r} is missing: the table needs every column of its schema")
+        value = row[name]
+        allowed = (int, float) if kind is float else (kind,)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise UserError(f"{where}: column {name!r} holds {value!r}, which is not {kind.__name__}")
+    if row["schema"] != SCHEMA:
+        raise UserError(f"{where}: schema {row['schema']} is not {SCHEMA}: read it with the version that wrote it")
