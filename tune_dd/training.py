@@ -1,0 +1,247 @@
+"""One trial's training, step by step, and its read-outs. Knows nothing of files or Ray."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tune_dd.device import synchronize
+from tune_dd.evaluation import EVAL_BATCH_TOKENS, autocast, evaluate, to_device, training_windows
+from tune_dd.model import Transformer
+from tune_dd.optimizer import build_optimizer, learning_rate
+from tune_dd.stream import EvaluationWindows, evaluation_windows, sample_batch
+from tune_dd.trial import Stage, TrialSpec
+
+TRACE_EVERY = 16  # steps between points of the training curve, and between looks at the loss
+
+
+class TrainingDiverged(Exception):  # noqa: N818 (an outcome of an experiment, not a fault)
+    """The training loss is NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """What a trial reads.
+
+    Attributes:
+        tokens: train split, uint16 (memory-mapped).
+        validation: validation split, uint16.
+        windows: fixed windows of the validation split.
+        token_bytes: UTF-8 bytes of every token, int64 (vocab_size,), 0 for special tokens.
+    """
+
+    tokens: npt.NDArray[np.uint16]
+    validation: npt.NDArray[np.uint16]
+    windows: EvaluationWindows
+    token_bytes: npt.NDArray[np.int64]
+
+
+class TrialRun:
+    """One trial's model, optimizer and counters, advanced step by step.
+
+    Stage and step, never history, decide batch, mask and rate, so a run continued from ``state()``
+    equals one that was never stopped, bit for bit on cpu.
+
+    Attributes:
+        step: optimizer steps done.
+        trace: points [step, mean batch loss since the point before].
+        train_seconds: time spent in ``advance``.
+    """
+
+    def __init__(self, spec: TrialSpec, data: TrialData, device: torch.device) -> None:
+        self.spec, self.data, self.device = spec, data, device
+        self.model = Transformer(spec.model, spec.vocab_size, spec.protocol.context, seed=spec.seed, device=device)
+        self.optimizer = build_optimizer(self.model.parameters(), spec.protocol)
+        self.step = 0
+        self.train_seconds = 0.0
+        self.trace: list[list[float]] = []
+        # Losses since the last point of the trace, summed on the device so that no step waits for it.
+        self._loss_sum = torch.zeros((), device=device)
+        self._loss_count = 0
+
+    def stage_of(self, step: int) -> tuple[int, Stage]:
+        """Index and stage of the update that follows ``step`` done ones."""
+        for index, stage in enumerate(self.spec.stages):
+            if step < stage.end_step:
+                return index, stage
+        raise ValueError(f"step {step} is past the end of the trial, {self.spec.total_steps}")
+
+    def advance(
+        self,
+        until_step: int,
+        *,
+        should_stop: Callable[[], bool] | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> bool:
+        """Train until ``step == until_step``.
+
+        Args:
+            should_stop: asked before every step; the state is whole whenever it is asked.
+            on_step: told the number of steps done after each.
+
+        Returns:
+            False if ``should_stop`` ended it before ``until_step``.
+
+        Raises:
+            TrainingDiverged: naming the step by which the loss was NaN or infinite. Looked at every
+                ``TRACE_EVERY`` steps and at the end, since a look at every step would stall a device.
+        """
+        began = time.perf_counter()
+        try:
+            while self.step < until_step:
+                if should_stop is not None and should_stop():
+                    return False
+                self._train_step()
+                if on_step is not None:
+                    on_step(self.step)
+            self._check(float(self._loss_sum))
+            return True
+        finally:
+            synchronize(self.device)
+            self.train_seconds += time.perf_counter() - began
+
+    def _train_step(self) -> None:
+        spec, protocol = self.spec, self.spec.protocol
+        index, stage = self.stage_of(self.step)
+        inputs, targets = sample_batch(
+            self.data.tokens,
+            stage.unique_tokens,
+            protocol.batch_size,
+            protocol.context,
+            seed=spec.seed,
+            stage=index,
+            step=self.step,
+        )
+        self.model.set_dropout(stage.dropout, spec.seed, index, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(protocol, self.step, spec.total_steps)
+        self.optimizer.zero_grad()
+        with autocast(self.device, protocol.precision):
+            loss = self.model.loss(to_device(inputs, self.device), to_device(targets, self.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        self._loss_sum += loss.detach()
+        self._loss_count += 1
+        if self.step % TRACE_EVERY == 0:
+            mean = float(self._loss_sum) / self._loss_count
+            self._check(mean)
+            self.trace.append([self.step, mean])
+            self._loss_sum.zero_()
+            self._loss_count = 0
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the training loss is {loss} by step {self.step} of {self.spec.name}")
+
+    def read_out(self) -> dict[str, float | int]:
+        """Evaluate with dropout off.
+
+        Returns:
+            ``train_loss`` and ``val_loss`` (nats per token; the former over fixed windows of the
+            stage's prefix), ``val_bpb`` (bits per UTF-8 byte), ``gap`` (val_loss - train_loss),
+            ``val_tokens``, and ``learning_rate`` and ``dropout`` of the step just trained.
+
+        Raises:
+            TrainingDiverged: a loss is NaN or infinite.
+        """
+        protocol = self.spec.protocol
+        trained = max(0, self.step - 1)
+        _, stage = self.stage_of(trained)
+        batch = max(1, EVAL_BATCH_TOKENS[self.device.type] // protocol.context)
+        data, token_bytes = self.data, self.data.token_bytes
+        train = evaluate(
+            self.model,
+            training_windows(data.tokens, stage.unique_tokens, protocol.context, batch),
+            token_bytes,
+            self.device,
+            protocol.precision,
+        )
+        validation = evaluate(
+            self.model, data.windows.batches(data.validation, batch), token_bytes, self.device, protocol.precision
+        )
+        self._check(train.loss)
+        self._check(validation.loss)
+        return {
+            "train_loss": train.loss,
+            "val_loss": validation.loss,
+            "val_bpb": validation.bpb,
+            "gap": validation.loss - train.loss,
+            "val_tokens": validation.tokens,
+            "learning_rate": learning_rate(protocol, trained, self.spec.total_steps),
+            "dropout": stage.dropout,
+        }
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Everything that ``load_state`` needs: tensors (cpu, contiguous, own memory) and counters (JSON)."""
+        tensors = {f"model/{name}": weight for name, weight in self.model.named_parameters()}
+        for name, weight in self.model.named_parameters():
+            for key in ("exp_avg", "exp_avg_sq"):
+                moment = self.optimizer.state[weight].get(key)
+                tensors[f"optimizer/{key}/{name}"] = torch.zeros_like(weight) if moment is None else moment
+        counters = {
+            "step": self.step,
+            "train_seconds": self.train_seconds,
+            "trace": [list(point) for point in self.trace],
+            "loss_sum": float(self._loss_sum),
+            "loss_count": self._loss_count,
+        }
+        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, counters
+
+    def load_state(self, tensors: dict[str, torch.Tensor], counters: dict[str, Any]) -> None:
+        """Continue from what ``state`` gave.
+
+        Raises:
+            ValueError: a tensor is missing, or has another shape than this trial's model.
+        """
+        self.step = int(counters["step"])
+        self.train_seconds = float(counters["train_seconds"])
+        self.trace = [list(point) for point in counters["trace"]]
+        self._loss_sum.fill_(counters["loss_sum"])
+        self._loss_count = int(counters["loss_count"])
+        for name, weight in self.model.named_parameters():
+            with torch.no_grad():
+                weight.copy_(_tensor(tensors, f"model/{name}", weight))
+            moments = {
+                key: _tensor(tensors, f"optimizer/{key}/{name}", weight).to(self.device, copy=True)
+                for key in ("exp_avg", "exp_avg_sq")
+            }
+            # AdamW counts its steps per parameter, in a float32 tensor that fused kernels read.
+            self.optimizer.state[weight] = {
+                "step": torch.tensor(float(self.step), device=self.device),
+                **moments,
+            }
+
+
+def _tensor(tensors: dict[str, torch.Tensor], name: str, like: torch.Tensor) -> torch.Tensor:
+    if name not in tensors:
+        raise ValueError(f"the state lacks the tensor {name}")
+    if tensors[name].shape != like.shape:
+        raise ValueError(f"tensor {name} has shape {tuple(tensors[name].shape)}, not {tuple(like.shape)}")
+    return tensors[name]
+
+
+def estimate_step_seconds(spec: TrialSpec, device: torch.device, n_steps: int = 5) -> float:
+    """Median seconds of one training step of the trial, on random tokens and after two steps to warm up."""
+    protocol = spec.protocol
+    n_tokens = max(4 * protocol.context, 8_192)
+    tokens = np.random.default_rng(0).integers(0, spec.vocab_size, n_tokens).astype(np.uint16)
+    windows = evaluation_windows(tokens, protocol.context, protocol.context, salt="estimate")
+    data = TrialData(tokens, tokens, windows, np.ones(spec.vocab_size, np.int64))
+    stage = Stage(n_tokens, spec.stages[-1].dropout, (n_steps + 2,))
+    run = TrialRun(replace(spec, stages=(stage,)), data, device)
+    run.advance(2)
+    seconds = []
+    for step in range(3, n_steps + 3):
+        began = time.perf_counter()
+        run.advance(step)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
