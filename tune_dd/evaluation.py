@@ -22,6 +22,10 @@ EVAL_BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536, "mps": 16_384}
 Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
+class TrainingDiverged(Exception):  # noqa: N818 (an outcome of an experiment, not a fault of the program)
+    """A loss is NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Totals over a set of windows.

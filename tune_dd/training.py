@@ -14,17 +14,13 @@ import numpy.typing as npt
 import torch
 
 from tune_dd.device import synchronize
-from tune_dd.evaluation import EVAL_BATCH_TOKENS, autocast, evaluate, to_device, training_windows
+from tune_dd.evaluation import EVAL_BATCH_TOKENS, TrainingDiverged, autocast, evaluate, to_device, training_windows
 from tune_dd.model import Transformer
 from tune_dd.optimizer import build_optimizer, learning_rate
 from tune_dd.stream import EvaluationWindows, evaluation_windows, sample_batch
 from tune_dd.trial import Stage, TrialSpec
 
 TRACE_EVERY = 16  # steps between points of the training curve, and between looks at the loss
-
-
-class TrainingDiverged(Exception):  # noqa: N818 (an outcome of an experiment, not a fault)
-    """The training loss is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +178,10 @@ class TrialRun:
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Everything that ``load_state`` needs: tensors (cpu, contiguous, own memory) and counters (JSON)."""
-        tensors = {f"model/{name}": weight for name, weight in self.model.named_parameters()}
+        tensors: dict[str, torch.Tensor] = {f"model/{name}": weight for name, weight in self.model.named_parameters()}
         for name, weight in self.model.named_parameters():
             for key in ("exp_avg", "exp_avg_sq"):
-                moment = self.optimizer.state[weight].get(key)
+                moment: torch.Tensor | None = self.optimizer.state[weight].get(key)
                 tensors[f"optimizer/{key}/{name}"] = torch.zeros_like(weight) if moment is None else moment
         counters = {
             "step": self.step,
