@@ -1,0 +1,159 @@
+"""Result tables as one tidy DataFrame, from one run or from several that may be combined.
+
+Whatever the source (a run's metrics.jsonl, Tune's own folder, a ResultGrid), the same results give the
+same table: the columns of metrics.jsonl in their order, one dtype each, rows in one canonical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.sources import KEY, Source, read_grid, read_source
+from tune_dd.artifacts import COLUMNS, METRICS
+from tune_dd.errors import UserError
+
+ORDER = ("regime", "phase", "n_params", "model", "condition", "seed", "trial_id", "stage", "readout")
+NUMBERS = ("train_loss", "val_loss", "val_bpb", "gap", "dropout", "unique_tokens", "sampled_tokens")
+# What rows of one table must share, with what a reader can do about it.
+SHARED = {
+    "regime": "coefficients belong to one regime: analyse the runs one by one",
+    "evidence": "no table mixes evidence classes: analyse the runs one by one",
+    "validation_hash": "losses on different validation texts do not compare: analyse the runs one by one",
+    "tokenizer_hash": "losses under different tokenizers do not compare: analyse the runs one by one",
+    "device": "results of different device classes are not pooled: analyse the runs one by one",
+    "context": "the context belongs to the protocol of a regime: analyse the runs one by one",
+    "batch_size": "the batch size belongs to the protocol of a regime: analyse the runs one by one",
+}
+DTYPES = {int: "int64", float: "float64", str: "str"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What was run, ready to be asked.
+
+    Attributes:
+        table: one row per seed / model / condition / stage read-out; columns of ``metrics.jsonl``,
+            ``validation_hash`` empty where the source lacks it.
+        folders: the folders read, in the order given.
+        configs: the ``config.json`` of those that have one.
+        ledger: the lines of ``results.tsv`` (all text), or None where there is none.
+        notes: sentences that the reader must be told: torn lines skipped, repeats dropped.
+    """
+
+    table: pd.DataFrame
+    folders: tuple[Path, ...]
+    configs: list[dict[str, Any]]
+    ledger: pd.DataFrame | None
+    notes: tuple[str, ...]
+
+    @property
+    def regime(self) -> str:
+        return str(self.table["regime"].iloc[0])
+
+    @property
+    def evidence(self) -> str:
+        """The evidence class of every row: evidence, run or rehearsal."""
+        return str(self.table["evidence"].iloc[0])
+
+
+def load_experiment(paths: Sequence[Path | str]) -> Experiment:
+    """Read and combine results: run folders, metrics.jsonl files, plain Tune experiment folders.
+
+    A read-out that several runs hold (the same trial in the same phase) counts once.
+
+    Raises:
+        UserError: a source is missing, empty or damaged (file and line named); the runs differ in what
+            one table must share (the column named); one trial has different numbers in two runs.
+    """
+    if not paths:
+        raise UserError("no run given: name the folder of a run")
+    unique = list(dict.fromkeys(Path(path).resolve() for path in paths))
+    return combine([read_source(path) for path in unique])
+
+
+def from_result_grid(grid: Any) -> Experiment:
+    """The same, from the ``ResultGrid`` that ``Tuner.fit`` returns; Ray itself is not imported.
+
+    Raises:
+        UserError: no trial of the grid reported, or a report lacks a column of the schema.
+    """
+    return combine([read_grid(grid)])
+
+
+def newest_run(storage: Path) -> Path:
+    """The run whose results were written last, anywhere under ``storage``.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted((path.stat().st_mtime_ns, path.parent) for path in Path(storage).glob(f"**/{METRICS}"))
+    if not found:
+        raise UserError(f"no run under {storage}: name the folder of a run, or start one with `tune_dd.sweep`")
+    return found[-1][1]
+
+
+def combine(sources: Sequence[Source]) -> Experiment:
+    """One table out of several sources; see ``load_experiment``."""
+    frames = [to_frame(source) for source in sources]
+    table = pd.concat(frames, ignore_index=True)
+    check_shared(table)
+    table, dropped = drop_repeats(table)
+    notes = [note for source in sources for note in source.notes]
+    if dropped:
+        notes.append(f"{dropped} rows that several runs hold count once.")
+    table = table.sort_values(list(ORDER), kind="stable", ignore_index=True).drop(columns="place")
+    ledgers = [pd.DataFrame(s.ledger).assign(run=s.name) for s in sources if s.ledger]
+    return Experiment(
+        table=table,
+        folders=tuple(source.folder for source in sources if source.folder is not None),
+        configs=[source.config for source in sources if source.config is not None],
+        ledger=pd.concat(ledgers, ignore_index=True) if ledgers else None,
+        notes=tuple(notes),
+    )
+
+
+def to_frame(source: Source) -> pd.DataFrame:
+    frame = pd.DataFrame.from_records(source.rows, columns=list(COLUMNS))
+    frame["validation_hash"] = frame["validation_hash"].astype("object").fillna("")
+    frame = frame.astype({name: DTYPES[kind] for name, kind in COLUMNS.items()})
+    frame["place"] = source.places
+    return frame
+
+
+def check_shared(table: pd.DataFrame) -> None:
+    """Refuse rows that must not stand in one table, naming the column and where it changes."""
+    for name, why in SHARED.items():
+        column, values = name, table[name]
+        if name == "validation_hash" and (values == "").any():
+            column, values = "corpus_hash", table["corpus_hash"]
+        if name == "device":
+            values = values.str.partition(":")[0]  # cuda:0 and cuda:1 are one class
+        first = values.iloc[0]
+        other = values[values != first]
+        if len(other):
+            places = table["place"].iloc[0], table["place"].loc[other.index[0]]
+            raise UserError(f"column {column!r} is {first} in {places[0]} but {other.iloc[0]} in {places[1]}: {why}")
+
+
+def drop_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Count every read-out once. The same trial has the same numbers, up to timing and where it ran."""
+    repeated = table.duplicated(["trial_id", "stage", "readout"], keep=False)
+    groups = table[repeated].groupby(["trial_id", "stage", "readout"], sort=False)
+    for name in NUMBERS:
+        differs = groups[name].nunique() > 1
+        if differs.any():
+            first = set(differs[differs].index[:1])
+            same = next(rows for key, rows in groups if key in first)
+            a = same.iloc[0]
+            b = same[same[name] != a[name]].iloc[0]
+            raise UserError(
+                f"trial {a['trial_name']!r} has {name} {a[name]!r} in {a['place']} but {b[name]!r} in {b['place']}: "
+                "the same trial must have the same numbers; leave one of the runs out"
+            )
+    kept = table.drop_duplicates(list(KEY), ignore_index=True)
+    return kept, len(table) - len(kept)
