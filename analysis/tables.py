@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pandas as pd
 
-from analysis.sources import KEY, Source, read_grid, read_source
+from analysis.sources import Source, read_grid, read_source
 from tune_dd.artifacts import COLUMNS, METRICS
 from tune_dd.errors import UserError
 
 ORDER = ("regime", "phase", "n_params", "model", "condition", "seed", "trial_id", "stage", "readout")
-NUMBERS = ("train_loss", "val_loss", "val_bpb", "gap", "dropout", "unique_tokens", "sampled_tokens")
+# What was measured. Not the trial's id: a trial planned with more read-outs has another one, and the same numbers.
+POINT = ("phase", "model", "condition", "seed", "stage", "unique_tokens", "sampled_tokens")
+NUMBERS = ("train_loss", "val_loss", "val_bpb", "gap", "dropout", "n_params")
 # What rows of one table must share, with what a reader can do about it.
 SHARED = {
     "regime": "coefficients belong to one regime: analyse the runs one by one",
@@ -64,7 +66,7 @@ class Experiment:
 def load_experiment(paths: Sequence[Path | str]) -> Experiment:
     """Read and combine results: run folders, metrics.jsonl files, plain Tune experiment folders.
 
-    A read-out that several runs hold (the same trial in the same phase) counts once.
+    What several runs hold (the same condition, seed and read-out in the same phase) counts once.
 
     Raises:
         UserError: a source is missing, empty or damaged (file and line named); the runs differ in what
@@ -99,13 +101,14 @@ def newest_run(storage: Path) -> Path:
 
 def combine(sources: Sequence[Source]) -> Experiment:
     """One table out of several sources; see ``load_experiment``."""
+    check_protocols(sources)
     frames = [to_frame(source) for source in sources]
     table = pd.concat(frames, ignore_index=True)
     check_shared(table)
     table, dropped = drop_repeats(table)
     notes = [note for source in sources for note in source.notes]
     if dropped:
-        notes.append(f"{dropped} rows that several runs hold count once.")
+        notes.append(f"{dropped} rows were there twice and count once.")
     table = table.sort_values(list(ORDER), kind="stable", ignore_index=True).drop(columns="place")
     ledgers = [pd.DataFrame(s.ledger).assign(run=s.name) for s in sources if s.ledger]
     return Experiment(
@@ -140,10 +143,28 @@ def check_shared(table: pd.DataFrame) -> None:
             raise UserError(f"column {column!r} is {first} in {places[0]} but {other.iloc[0]} in {places[1]}: {why}")
 
 
+def check_protocols(sources: Sequence[Source]) -> None:
+    """Refuse runs whose config.json tells of two training protocols: the rate moves the optimum."""
+    known = [(s.name, s.config["scale"]["protocol"]) for s in sources if has_protocol(s.config)]
+    for name, protocol in known[1:]:
+        for key in sorted(set(known[0][1]) | set(protocol)):
+            first, other = known[0][1].get(key), protocol.get(key)
+            if first != other:
+                raise UserError(
+                    f"protocol {key!r} is {first} in {known[0][0]} but {other} in {name}: "
+                    "a protocol belongs to its regime: analyse the runs one by one"
+                )
+
+
+def has_protocol(config: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    scale = config.get("scale") if config else None
+    return isinstance(scale, dict) and isinstance(scale.get("protocol"), dict)
+
+
 def drop_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Count every read-out once. The same trial has the same numbers, up to timing and where it ran."""
-    repeated = table.duplicated(["trial_id", "stage", "readout"], keep=False)
-    groups = table[repeated].groupby(["trial_id", "stage", "readout"], sort=False)
+    """Count every measured point once. Measured twice it has the same numbers, up to timing."""
+    repeated = table.duplicated(list(POINT), keep=False)
+    groups = table[repeated].groupby(list(POINT), sort=False)
     for name in NUMBERS:
         differs = groups[name].nunique() > 1
         if differs.any():
@@ -155,5 +176,5 @@ def drop_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
                 f"trial {a['trial_name']!r} has {name} {a[name]!r} in {a['place']} but {b[name]!r} in {b['place']}: "
                 "the same trial must have the same numbers; leave one of the runs out"
             )
-    kept = table.drop_duplicates(list(KEY), ignore_index=True)
+    kept = table.drop_duplicates(list(POINT), ignore_index=True)
     return kept, len(table) - len(kept)

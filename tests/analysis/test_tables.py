@@ -127,7 +127,7 @@ def test_runs_combine_and_a_shared_trial_counts_once(synthetic: ModuleType, tmp_
     one = load_experiment([synthetic.write_run(tmp_path / "whole", whole)])
     timing = ["train_seconds", "run_id"]
     assert_frame_equal(experiment.table.drop(columns=timing), one.table.drop(columns=timing))
-    assert experiment.notes == ("24 rows that several runs hold count once.",)
+    assert experiment.notes == ("24 rows were there twice and count once.",)
     assert len(experiment.folders) == 2
 
 
@@ -170,6 +170,22 @@ def test_runs_that_must_not_be_mixed_are_refused_by_column(
     assert f"column {column!r}" in message
     assert str(value) in message
     assert "one by one" in message
+
+
+def test_runs_under_two_protocols_are_refused(synthetic: ModuleType, tmp_path: Path) -> None:
+    for name, seed, rate in (("a", 0, 0.01), ("b", 1, 0.003)):
+        rows = synthetic.calibration(**{**SMALL, "seeds": (seed,)})
+        config = {"scale": {"protocol": {"learning_rate": rate, "warmup_steps": 20}}}
+        synthetic.write_run(tmp_path / name, rows, config=config)
+    assert "protocol 'learning_rate' is 0.01" in refusal(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_longer_plan_of_the_same_trials_combines(synthetic: ModuleType, tmp_path: Path) -> None:
+    """More read-outs make another trial id; what was measured at the shared read-outs is the same."""
+    short = synthetic.write_run(tmp_path / "a", synthetic.calibration(**SMALL, readouts=(65_536,)))
+    long = synthetic.write_run(tmp_path / "b", synthetic.calibration(**SMALL))
+    table = load_experiment([short, long]).table
+    assert table.groupby("sampled_tokens").size().tolist() == [12, 12, 12, 12]
 
 
 def test_without_validation_hash_the_corpus_decides(synthetic: ModuleType, tmp_path: Path) -> None:
