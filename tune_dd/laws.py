@@ -1,0 +1,158 @@
+"""The registry of dropout laws: a form is added here, and fit, schedule, advise and report understand it.
+
+A law gives the dropout of a model of P parameters that has drawn C tokens from a prefix of U unique ones:
+``p = clamp(p_min, p_max, sum_j coefficient_j * column_j(P, U, C))``, linear in its coefficients. The
+reference is the *interaction* form ``A x + B y + D x y + C0`` with the pressures ``x = log10(P/U)`` and
+``y = log10(C/U)`` (DOI 10.5281/zenodo.20616633).
+
+Since ``x - y = log10(P/C)``, cells that all share one P/C ratio give the interaction form a design of
+rank 3 at most: a calibration needs two ratios.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tune_dd.errors import UserError
+
+Array = NDArray[np.float64]
+
+# The clamp of the reference study: below 0.02 dropout is not worth its noise, above 0.65 nothing was measured.
+P_MIN, P_MAX = 0.02, 0.65
+DEFAULT_LAW = "interaction"
+
+
+@dataclass(frozen=True)
+class Law:
+    """One functional form.
+
+    Attributes:
+        name: as given to ``--law`` and recorded in coefficients.json.
+        coefficients: names, one per design column, in order.
+        columns: (log10 P, log10 U, log10 C), arrays of one shape -> that many columns of that shape.
+        formula: the form as a reader writes it.
+    """
+
+    name: str
+    coefficients: tuple[str, ...]
+    columns: Callable[[Array, Array, Array], tuple[Array, ...]]
+    formula: str
+
+    def design(self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike) -> Array:
+        """The design matrix: the broadcast shape of the arguments, with one last axis of coefficients.
+
+        Raises:
+            UserError: a quantity is not positive and finite.
+        """
+        logs = []
+        for name, value in (
+            ("n_params", n_params),
+            ("unique_tokens", unique_tokens),
+            ("sampled_tokens", sampled_tokens),
+        ):
+            array = np.asarray(value, dtype=np.float64)
+            if not np.all(np.isfinite(array) & (array > 0)):
+                raise UserError(f"{name} must be positive and finite: the law takes its logarithm")
+            logs.append(np.log10(array))
+        log_p, log_u, log_c = np.broadcast_arrays(*logs)
+        return np.stack(self.columns(log_p, log_u, log_c), axis=-1)
+
+    def vector(self, coefficients: Mapping[str, float]) -> Array:
+        """The coefficients as a vector in the law's order.
+
+        Raises:
+            UserError: a coefficient is missing, unknown or not finite.
+        """
+        if set(coefficients) != set(self.coefficients):
+            raise UserError(
+                f"law {self.name} has the coefficients {', '.join(self.coefficients)}, not "
+                f"{', '.join(coefficients) or 'none'}: give exactly those"
+            )
+        vector = np.array([coefficients[name] for name in self.coefficients], dtype=np.float64)
+        if not np.all(np.isfinite(vector)):
+            raise UserError(f"law {self.name}: a coefficient is not finite: fit it again")
+        return vector
+
+    def dropout(
+        self,
+        coefficients: Mapping[str, float],
+        n_params: ArrayLike,
+        unique_tokens: ArrayLike,
+        sampled_tokens: ArrayLike,
+        *,
+        p_min: float = P_MIN,
+        p_max: float = P_MAX,
+    ) -> Array:
+        """The law's dropout, clamped to [p_min, p_max]; shape: the broadcast shape of the arguments."""
+        raw = self.design(n_params, unique_tokens, sampled_tokens) @ self.vector(coefficients)
+        return np.clip(raw, p_min, p_max)
+
+
+def _ones(like: Array) -> Array:
+    return np.ones_like(like)
+
+
+LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        Law(
+            "interaction",
+            ("A", "B", "D", "C0"),
+            lambda p, u, c: (p - u, c - u, (p - u) * (c - u), _ones(p)),
+            "A x + B y + D x y + C0, x = log10(P/U), y = log10(C/U)",
+        ),
+        Law(
+            "first_order",
+            ("A", "B", "C0"),
+            lambda p, u, c: (p - u, c - u, _ones(p)),
+            "A x + B y + C0, x = log10(P/U), y = log10(C/U)",
+        ),
+        Law(
+            "separable",
+            ("a_P", "a_U", "a_C", "C0"),
+            lambda p, u, c: (p, u, c, _ones(p)),
+            "a_P log10(P) + a_U log10(U) + a_C log10(C) + C0",
+        ),
+        Law("x_only", ("A", "C0"), lambda p, u, c: (p - u, _ones(p)), "A x + C0, x = log10(P/U)"),
+        Law("y_only", ("B", "C0"), lambda p, u, c: (c - u, _ones(p)), "B y + C0, y = log10(C/U)"),
+        Law("constant", ("C0",), lambda p, u, c: (_ones(p),), "C0"),
+    )
+}
+
+
+def get_law(name: str) -> Law:
+    """Raises UserError for a name that is not registered."""
+    if name not in LAWS:
+        raise UserError(f"law {name!r} is not one of {', '.join(LAWS)}")
+    return LAWS[name]
+
+
+def rank_and_condition(
+    law: Law, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike
+) -> tuple[int, float]:
+    """Rank and condition number of a law's design over cells; a plan prints them before anything runs.
+
+    The columns are centred on the constant and scaled to unit length first, so that the condition number
+    does not depend on the units of P, U and C. Infinite where the rank falls short.
+    """
+    design = law.design(n_params, unique_tokens, sampled_tokens).reshape(-1, len(law.coefficients))
+    return design_rank(design)
+
+
+def design_rank(design: Array) -> tuple[int, float]:
+    """Rank and condition number of a design (cells, coefficients) whose last column is the constant."""
+    slopes = design[:, :-1] - design[:, :-1].mean(axis=0)
+    # A column that does not vary is rounding error after centring: it must not be scaled up to unit length.
+    spread = np.linalg.norm(slopes, axis=0)
+    varies = spread > 1e-9 * np.maximum(np.linalg.norm(design[:, :-1], axis=0), 1.0)
+    slopes = np.where(varies, slopes / np.where(varies, spread, 1.0), 0.0)
+    singular: Any = np.linalg.svd(slopes, compute_uv=False)
+    rank = 1 + int(np.sum(singular > 1e-6))
+    if rank < design.shape[1]:
+        return rank, float("inf")
+    return rank, float(singular[0] / singular[-1]) if len(singular) else 1.0
