@@ -60,18 +60,19 @@ class DropoutMasks:
         else:
             self._bits = np.random.SFC64(np.random.SeedSequence((seed, stage, step)))
 
-    def end(self) -> None:
-        """No dropout from here on (evaluation)."""
-        self.active = False
+    def next(self, shape: tuple[int, ...], out: torch.Tensor | None = None) -> torch.Tensor:
+        """The next mask: float32 of ``shape``, 0 for a dropped unit and 1/keep for a kept one.
 
-    def next(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """The next mask: float32 of ``shape``, 0 for a dropped unit and 1/keep for a kept one."""
+        Args:
+            out: contiguous float32 of that shape, to be filled and returned.
+        """
         keep = self._threshold / _LEVELS
+        if out is None:
+            out = torch.empty(shape, device=self.device)
         if self.on_device:
-            uniform = torch.empty(shape, device=self.device).uniform_(generator=self._generator)
-            return uniform.lt_(keep).mul_(1.0 / keep)
+            return out.uniform_(generator=self._generator).lt_(keep).mul_(1.0 / keep)
         count = math.prod(shape)
         words = self._bits.random_raw(-(-count // 4))
         # Signed 16-bit integers, since torch has no comparison kernel for unsigned ones.
         bits = torch.from_numpy(words.view(np.int16)[:count]).view(shape)
-        return torch.lt(bits, self._threshold - _LEVELS // 2, out=torch.empty(shape)).mul_(1.0 / keep)
+        return torch.lt(bits, self._threshold - _LEVELS // 2, out=out).mul_(1.0 / keep)

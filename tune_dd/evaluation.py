@@ -6,23 +6,20 @@ Bits per byte is derived from nanochat (MIT, Copyright (c) 2025 Andrej Karpathy;
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from tune_dd.model import Transformer
-
 TRAIN_EVAL_TOKENS = 16_384
-# Tokens of one evaluation batch: activations stay in cache on cpu, and an accelerator is kept busy.
-EVAL_BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536, "mps": 16_384}
+EVAL_BATCH_TOKENS = 16_384  # of one batch on an accelerator: enough to keep it busy
 
 Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
-class TrainingDiverged(Exception):  # noqa: N818 (an outcome of an experiment, not a fault of the program)
+class TrainingDiverged(Exception):
     """A loss is NaN or infinite."""
 
 
@@ -43,28 +40,26 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: Transformer,
+    token_losses: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     batches: Iterable[Batch],
     token_bytes: npt.NDArray[np.int64],
     device: torch.device,
-    precision: str = "float32",
 ) -> Evaluation:
-    """Evaluate with dropout off.
+    """Loss and bits per byte over batches of windows.
 
     bpb = (nats of the targets that stand for bytes) / (ln 2 x their UTF-8 bytes). Special tokens have
     no bytes, and neither their loss nor their absence of bytes enters. Sums are float64 on the host,
     which MPS does not have.
 
     Args:
+        token_losses: cross-entropy of every target, nats (B, T), from inputs and targets on the device.
         batches: pairs of inputs and targets, int64 (B, T).
         token_bytes: UTF-8 bytes of every token of the vocabulary, int64 (V,), 0 for special tokens.
     """
-    model.masks.end()
     nats = spelled_nats = 0.0
     tokens = n_bytes = 0
     for inputs, targets in batches:
-        with autocast(device, precision):
-            losses = model.token_losses(to_device(inputs, device), to_device(targets, device))
+        losses = token_losses(to_device(inputs, device), to_device(targets, device))
         host = losses.cpu().numpy().astype(np.float64)
         sizes = token_bytes[targets]
         nats += float(host.sum())

@@ -32,18 +32,23 @@ from tune_dd.dropout import DropoutMasks, key_seed
 from tune_dd.regimes import ModelSpec
 
 ROTARY_BASE = 10_000.0  # nanochat's
+RMS_EPS = torch.finfo(torch.float32).eps  # F.rms_norm's default
 _INIT_KEY = 0x1417  # sets the initialisation's random numbers apart from those of masks
 
 
 def rms_norm(x: Tensor) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dimension (Zhang and Sennrich 2019), no parameters."""
-    return F.rms_norm(x, (x.size(-1),))
+    return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): turn the halves of each head, x (B, H, T, d), cos and sin (T, d/2)."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    """Rotary positions (Su et al. 2021): turn pairs of channels of x (B, H, T, d), cos and sin (T, d/2).
+
+    Neighbouring channels pair up, so a pair is a complex number in memory; nanochat pairs the two halves
+    of a head, which is the same model with the rows of its projection in another order.
+    """
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack((even * cos + odd * sin, odd * cos - even * sin), dim=-1).flatten(-2)
 
 
 class Block(nn.Module):

@@ -15,6 +15,7 @@ import torch
 
 from tune_dd.device import synchronize
 from tune_dd.evaluation import EVAL_BATCH_TOKENS, TrainingDiverged, autocast, evaluate, to_device, training_windows
+from tune_dd.fused import FusedStep
 from tune_dd.model import Transformer
 from tune_dd.optimizer import build_optimizer, learning_rate
 from tune_dd.stream import EvaluationWindows, evaluation_windows, sample_batch
@@ -56,6 +57,9 @@ class TrialRun:
         self.spec, self.data, self.device = spec, data, device
         self.model = Transformer(spec.model, spec.vocab_size, spec.protocol.context, seed=spec.seed, device=device)
         self.optimizer = build_optimizer(self.model.parameters(), spec.protocol)
+        # The hand-written step is for float32 on cpu; elsewhere autograd finds fused kernels of its own.
+        fused = device.type == "cpu" and spec.protocol.precision == "float32"
+        self._fused = FusedStep(self.model, spec.protocol.batch_size) if fused else None
         self.step = 0
         self.train_seconds = 0.0
         self.trace: list[list[float]] = []
@@ -119,13 +123,10 @@ class TrialRun:
         self.model.set_dropout(stage.dropout, spec.seed, index, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(protocol, self.step, spec.total_steps)
-        self.optimizer.zero_grad()
-        with autocast(self.device, protocol.precision):
-            loss = self.model.loss(to_device(inputs, self.device), to_device(targets, self.device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._loss_and_gradients(to_device(inputs, self.device), to_device(targets, self.device))
         self.optimizer.step()
         self.step += 1
-        self._loss_sum += loss.detach()
+        self._loss_sum += loss
         self._loss_count += 1
         if self.step % TRACE_EVERY == 0:
             mean = float(self._loss_sum) / self._loss_count
@@ -133,6 +134,21 @@ class TrialRun:
             self.trace.append([self.step, mean])
             self._loss_sum.zero_()
             self._loss_count = 0
+
+    def _loss_and_gradients(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self._fused is not None:
+            return self._fused.loss_and_gradients(inputs, targets)
+        self.optimizer.zero_grad()
+        with autocast(self.device, self.spec.protocol.precision):
+            loss = self.model.loss(inputs, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _token_losses(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self._fused is not None:
+            return self._fused.token_losses(inputs, targets)
+        with autocast(self.device, self.spec.protocol.precision):
+            return self.model.token_losses(inputs, targets)
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -149,20 +165,17 @@ class TrialRun:
         Raises:
             TrainingDiverged: a loss is NaN or infinite.
         """
-        protocol = self.spec.protocol
+        protocol, data = self.spec.protocol, self.data
         trained = max(0, self.step - 1)
         _, stage = self.stage_of(trained)
-        batch = max(1, EVAL_BATCH_TOKENS[self.device.type] // protocol.context)
-        data, token_bytes = self.data, self.data.token_bytes
-        train = evaluate(
-            self.model,
-            training_windows(data.tokens, stage.unique_tokens, protocol.context, batch),
-            token_bytes,
-            self.device,
-            protocol.precision,
-        )
-        validation = evaluate(
-            self.model, data.windows.batches(data.validation, batch), token_bytes, self.device, protocol.precision
+        batch = self._fused.batch if self._fused is not None else EVAL_BATCH_TOKENS // protocol.context or 1
+        self.model.set_dropout(0.0)
+        train, validation = (
+            evaluate(self._token_losses, batches, data.token_bytes, self.device)
+            for batches in (
+                training_windows(data.tokens, stage.unique_tokens, protocol.context, batch),
+                data.windows.batches(data.validation, batch),
+            )
         )
         self._check(train.loss)
         self._check(validation.loss)
