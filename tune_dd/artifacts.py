@@ -21,6 +21,9 @@ METRICS = "metrics.jsonl"
 TRACE = "trace.jsonl"
 CONFIG = "config.json"
 LEDGER = "results.tsv"
+JOURNALS = "journals"  # one file per trial: the run's memory
+LIVE = "live"  # progress of the running trials: disposable
+STOP = "stop"  # a file in LIVE that asks every trial to save and end
 
 # name -> JSON type. Units are in the docs: losses in nats per token, val_bpb in bits per UTF-8 byte.
 COLUMNS: dict[str, type] = {

@@ -20,6 +20,7 @@ K, M = 1_000, 1_000_000
 SCALES = ("full", "pocket")
 RATE_SCHEDULES = ("constant", "warmdown")
 PRECISIONS = ("float32", "bfloat16")
+VALIDATION_SALT = "validation"  # of the fixed evaluation windows, so that they are the same for every trial
 
 
 @dataclass(frozen=True)

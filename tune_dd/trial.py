@@ -11,8 +11,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from tune_dd.artifacts import JOURNALS, LIVE
 from tune_dd.errors import UserError
 from tune_dd.regimes import ModelSpec, Protocol
 
@@ -140,3 +142,28 @@ def format_dropout(p: float) -> str:
 
 def static_condition(p: float) -> str:
     return f"static_{format_dropout(p)}"
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all trials of a run share. Paths are absolute: Tune changes the working directory."""
+
+    folder: str
+    cache_folder: str
+    run_id: str
+    phase: str
+    device: str
+    n_threads: int
+    eval_tokens: int
+    keep_weights: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def journals(self) -> Path:
+        return Path(self.folder, JOURNALS)
+
+    @property
+    def live(self) -> Path:
+        return Path(self.folder, LIVE)

@@ -1,0 +1,17 @@
+"""Shared by all tests: a synthetic text and a regime so small that a trial takes a fraction of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests_support import TINY_REGIME, synthetic_text
+
+
+@pytest.fixture
+def tiny_regime(tmp_path: Path) -> Path:
+    """The path of a regime file with its text beside it: 4 trials of 20 steps, 8 rows."""
+    (tmp_path / "text.txt").write_text(synthetic_text(120), encoding="utf-8")
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_REGIME, encoding="utf-8")
+    return path

@@ -1,0 +1,71 @@
+"""What tests share: a specification and a row to vary, a synthetic text, a tiny regime."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tune_dd import artifacts
+from tune_dd.regimes import ModelSpec, Protocol
+from tune_dd.trial import Stage, TrialSpec
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+TINY_REGIME = """
+name = "tiny"
+[corpus]
+globs = ["text.txt"]
+separator = "\\n\\n"
+[scales.full]
+vocab_size = 300
+models = ["L1_H2_D16"]
+prefixes = [400, 800]
+readouts = [640, 1280]
+dropouts = [0.0, 0.2]
+seeds = [0]
+train_tokens = 4000
+validation_tokens = 1000
+eval_tokens = 512
+[scales.full.protocol]
+batch_size = 4
+context = 16
+learning_rate = 1e-2
+warmup_steps = 3
+"""
+
+
+def synthetic_text(n_documents: int, seed: int = 0) -> str:
+    """Documents of made-up words with some order in them, divided by blank lines; not all ASCII."""
+    draw = random.Random(seed)
+    syllables = ["ka", "lo", "mi", "né", "po", "ru", "sha", "ti", "vu", "zö"]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 3))) for _ in range(120)]
+    documents = []
+    for number in range(n_documents):
+        sentences = [" ".join(draw.choices(words, k=draw.randint(4, 9))).capitalize() + "." for _ in range(6)]
+        documents.append(f"{number} " + " ".join(sentences))
+    return "\n\n".join(documents)
+
+
+def spec(**changes: Any) -> TrialSpec:
+    base = TrialSpec(
+        regime="tiny",
+        scale="full",
+        corpus_hash="c",
+        tokenizer_hash="t",
+        validation_hash="v",
+        vocab_size=300,
+        model=ModelSpec(1, 2, 16),
+        protocol=Protocol(batch_size=4, context=16, learning_rate=1e-2, warmup_steps=3),
+        seed=0,
+        condition="static_0.20",
+        kind="static",
+        stages=(Stage(400, 0.2, (10, 20)),),
+    )
+    return replace(base, **changes)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    defaults: dict[type, Any] = {int: 1, float: 0.5, str: "x"}
+    return {name: defaults[kind] for name, kind in artifacts.COLUMNS.items()} | changes

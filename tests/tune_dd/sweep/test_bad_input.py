@@ -1,0 +1,155 @@
+"""Every failure a user can cause before a search: one line, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests_support import TINY_REGIME, synthetic_text
+
+from tune_dd.sweep.__main__ import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """Run the command in this process; returns its one line on standard error."""
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nonsense"], "unknown regime 'nonsense'"),
+        ([], "name a regime"),
+        (["owt", "--wrong"], "unrecognized arguments: --wrong"),
+        (["owt", "--scale", "huge"], "--scale"),
+        (["owt", "--device", "tpu"], "--device"),
+        (["owt", "--phase", "stream"], "--phase stream is not in this version"),
+        (["owt", "--phase", "dance"], "--phase 'dance' is unknown"),
+        (["owt", "--devices", "0"], "--devices 0"),
+        (["owt", "--devices", "999", "--device", "cpu"], "--devices 999"),
+        (["owt", "--device", "cpu", "--dropouts", "0,1.0"], "outside"),
+        (["owt", "--device", "cpu", "--dropouts", "0,nan"], "outside"),
+        (["owt", "--device", "cpu", "--dropouts", "0,0.1,0.1"], "duplicates"),
+        (["owt", "--device", "cpu", "--dropouts", "-0.1,0.2"], "expected one argument"),
+        (["owt", "--device", "cpu", "--dropouts=-0.1,0.2"], "outside"),
+        (["owt", "--device", "cpu", "--dropouts", "low"], "give numbers"),
+        (["owt", "--device", "cpu", "--dropouts", ","], "--dropouts is empty"),
+        (["owt", "--device", "cpu", "--prefixes", "2M,1M"], "must increase"),
+        (["owt", "--device", "cpu", "--prefixes", "many"], "--prefixes: 'many' is not a count"),
+        (["owt", "--device", "cpu", "--readouts", "1M,1M"], "must increase"),
+        (["owt", "--device", "cpu", "--seeds", "0,0"], "--seeds"),
+        (["owt", "--device", "cpu", "--models", "L2_H3_D64"], "do not divide"),
+        (["owt", "--device", "cpu", "--models", "big"], "of the form"),
+        (["owt", "--corpus", "a", "--corpus-glob", "b"], "twice"),
+        (["owt", "--quick", "--scale", "full", "--corpus", "x"], "--quick is the pocket scale"),
+        (["owt", "--device", "cpu"], "data/openwebtext10k"),
+        (["owt", "--device", "cpu", "--corpus", "missing.txt"], "missing.txt"),
+        (["owt", "--device", "cpu", "--use-cached-data"], "cache"),
+        (["missing.toml"], "does not exist"),
+        (["owt", "--resume"], "no unfinished run"),
+        (["--resume", "nowhere"], "config.json is missing"),
+        (["owt", "--device", "cpu", "--hang-timeout", "0"], "--hang-timeout"),
+    ],
+)
+def test_one_line_and_nothing_left(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, options)
+    assert [p.name for p in tmp_path.iterdir() if p.name != ".cache"] == []
+    assert list(tmp_path.glob(".cache/*/*.npy")) == []
+
+
+def test_mps_is_the_default_and_is_never_replaced_in_silence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has MPS")
+    line = refused(capsys, ["owt"])
+    assert "MPS" in line
+    assert "python -m tune_dd.sweep owt --device cpu --scale pocket" in line
+    monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    assert "PYTORCH_ENABLE_MPS_FALLBACK=1" in refused(capsys, ["owt"])
+
+
+CORPORA = {
+    "empty": b"",
+    "binary": bytes(range(256)) * 50,
+    "not UTF-8": "é".encode("latin-1") * 500,
+}
+
+
+@pytest.mark.parametrize("kind", CORPORA)
+def test_a_corpus_that_is_no_text(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.txt").write_bytes(CORPORA[kind])
+    Path("tiny.toml").write_text(TINY_REGIME)
+    assert "text.txt" in refused(capsys, ["tiny.toml", "--device", "cpu"])
+    assert not Path("ray_results").exists()
+
+
+def test_fewer_tokens_than_the_largest_prefix(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.txt").write_text(synthetic_text(60))
+    Path("tiny.toml").write_text(TINY_REGIME)
+    line = refused(capsys, ["tiny.toml", "--device", "cpu", "--prefixes", "400,900k"])
+    assert "900,000" in line or "900000" in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("vocab_size = 300", "vocab_size = 256", "vocab_size 256"),
+        ("vocab_size = 300", "vocab_size = 70000", "vocab_size 70000"),
+        ("vocab_size = 300", "vocab_size = true", "not a whole number"),
+        ('name = "tiny"', 'name = "../up"', "regime name"),
+        ('name = "tiny"', 'name = "owt"', "built-in"),
+        ("seeds = [0]", "seeds = [0]\ncolour = 1", "unknown key 'colour'"),
+        ("seeds = [0]", "", "lacks the key 'seeds'"),
+        ("prefixes = [400, 800]", "prefixes = [800, 400]", "prefixes"),
+        ("dropouts = [0.0, 0.2]", "dropouts = [0.0, nan]", "dropout"),
+        ('models = ["L1_H2_D16"]', 'models = ["L1_H3_D16"]', "do not divide"),
+        ("[corpus]", "[corpus", "cannot be read as TOML"),
+        ('globs = ["text.txt"]', "", "needs globs"),
+    ],
+)
+def test_a_regime_file_names_the_key_that_is_wrong(
+    old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert old in TINY_REGIME
+    Path("tiny.toml").write_text(TINY_REGIME.replace(old, new))
+    line = refused(capsys, ["tiny.toml", "--device", "cpu", "--dry-run"])
+    assert message in line
+    assert "tiny.toml" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_storage_folder(tiny_regime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    locked = Path("locked")
+    locked.mkdir(mode=0o500)
+    line = refused(capsys, [str(tiny_regime), "--device", "cpu", "--storage", "locked/runs"])
+    assert "--storage" in line
+
+
+def test_a_storage_folder_that_is_a_file(tiny_regime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("x")
+    line = refused(capsys, [str(tiny_regime), "--device", "cpu", "--storage", "file/runs"])
+    assert "--storage" in line
+
+
+def test_the_example_regime_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    from tests_support import REPOSITORY
+
+    example = REPOSITORY / "examples" / "my_corpus.toml"
+    assert main([str(example), "--device", "cpu", "--scale", "pocket", "--dry-run"]) == 0
+    assert "my_corpus" in capsys.readouterr().out

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tune_dd.errors import UserError
+from tune_dd.regimes import POCKET, REGIMES, ModelSpec, Protocol, Regime, evidence_class
+
+
+def test_parameter_counts_are_the_definition_s() -> None:
+    assert ModelSpec(16, 8, 384).n_params(4096) == 31_457_280
+    assert ModelSpec(12, 8, 320).n_params(4096) == 17_367_040
+    assert ModelSpec(2, 2, 64).n_params(512) == 163_840
+
+
+def test_flops_per_token() -> None:
+    # 6 (12 L D^2 + V D) + 6 L T D, by hand for L2 D64 V512 T128
+    assert ModelSpec(2, 2, 64).flops_per_token(512, 128) == 6 * (12 * 2 * 64**2 + 512 * 64) + 6 * 2 * 128 * 64
+
+
+def test_models_parse_and_print() -> None:
+    assert ModelSpec.parse("L12_H8_D320").name == "L12_H8_D320"
+    with pytest.raises(UserError, match="of the form"):
+        ModelSpec.parse("12x8")
+    with pytest.raises(UserError, match="do not divide"):
+        ModelSpec.parse("L2_H3_D64")
+    with pytest.raises(UserError, match="odd"):
+        ModelSpec.parse("L2_H2_D6")
+
+
+def test_reference_regimes_are_those_of_the_study() -> None:
+    owt = REGIMES["owt"].scale("full")
+    assert (owt.models, owt.vocab_size) == ((ModelSpec(16, 8, 384),), 4096)
+    assert owt.prefixes == (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000)
+    for name in ("tinystories", "wikitext103"):
+        assert REGIMES[name].scale("full").models == (ModelSpec(12, 8, 320),)
+        assert REGIMES[name].scale("full").prefixes == (500_000, 1_000_000, 2_000_000, 4_000_000)
+    assert all(r.scale("pocket") == POCKET for r in REGIMES.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"vocab_size": 256}, "vocab_size"),
+        ({"vocab_size": 65_537}, "vocab_size"),
+        ({"prefixes": (8_000, 4_000)}, "prefixes"),
+        ({"prefixes": (100,)}, "prefixes"),
+        ({"readouts": ()}, "readouts"),
+        ({"dropouts": (0.1, 1.0)}, "dropout"),
+        ({"dropouts": (float("nan"),)}, "dropout"),
+        ({"dropouts": (0.1, 0.1)}, "duplicates"),
+        ({"seeds": (1, 1)}, "seeds"),
+        ({"models": ()}, "models"),
+        ({"train_tokens": 1_000}, "train_tokens"),
+        ({"eval_tokens": 10**9}, "eval_tokens"),
+    ],
+)
+def test_a_scale_names_the_field_that_is_wrong(changes: dict, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        replace(POCKET, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"rate_schedule": "cosine"}, "rate_schedule"),
+        ({"precision": "float16"}, "precision"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+    ],
+)
+def test_a_protocol_names_the_field_that_is_wrong(changes: dict, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        replace(POCKET.protocol, **changes)
+
+
+def test_a_protocol_survives_a_dict() -> None:
+    from dataclasses import asdict
+
+    assert Protocol.from_dict(asdict(POCKET.protocol)) == POCKET.protocol
+
+
+def test_a_regime_name_cannot_leave_its_folder() -> None:
+    for name in ("../x", "a/b", "", "A", "x" * 41, "a b"):
+        with pytest.raises(UserError, match="regime name"):
+            Regime(name, "t", REGIMES["owt"].corpus, {})
+
+
+def test_evidence_classes() -> None:
+    assert evidence_class("full", "mps") == "evidence"
+    assert evidence_class("full", "cuda") == "run"
+    assert evidence_class("pocket", "mps") == "rehearsal"

@@ -1,0 +1,34 @@
+"""``python -m tune_dd.sweep REGIME``: measure which dropout is best, on this machine, and say so.
+
+    python -m tune_dd.sweep --quick             24 trials on the embedded corpus, cpu, some two minutes
+    python -m tune_dd.sweep owt --dry-run       what the search would cost
+    python -m tune_dd.sweep owt                 the search
+    python -m tune_dd.sweep owt --resume        go on after anything that stopped it
+
+Exit codes: 0 every planned trial finished, 2 something to mend (one line on standard error says what),
+3 some trials crashed, 128 + n stopped by signal n (130 is Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tune_dd.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        # Imported late, so that a failing import of a heavy library is reported like any failure.
+        from tune_dd.sweep.command import run_command
+
+        return run_command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted before the search began", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The command line: options, and how they choose a regime, a scale and a grid."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from search_spaces.static_dropout import StaticGrid
+from tune_dd.device import DEVICES
+from tune_dd.errors import UserError
+from tune_dd.regime_file import parse_tokens, resolve_regime
+from tune_dd.regimes import QUICK_DROPOUTS, QUICK_SEEDS, REGIMES, SCALES, ModelSpec, Regime, check_dropouts
+from tune_dd.sweep.plan import Plan, scale_with_grid
+from tune_dd.sweep.runs import DEFAULT_STORAGE
+
+PHASES = ("calibrate",)
+LATER_PHASES = ("screen", "confirm", "stream", "search", "all")
+NEWEST = "newest"
+
+EXAMPLES = """examples:
+  python -m tune_dd.sweep --quick                     24 trials on the embedded corpus, cpu, some two minutes
+  python -m tune_dd.sweep owt --dry-run --device cpu  what the full search would cost here
+  python -m tune_dd.sweep tinystories --scale pocket --device cpu --corpus-glob 'stories/*.parquet'
+  python -m tune_dd.sweep owt --resume                go on with the newest unfinished search
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see python -m tune_dd.sweep --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m tune_dd.sweep",
+        description="Measure which dropout is best for each training prefix and budget of a regime.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("regime", nargs="?", help=f"{', '.join(REGIMES)}, or the path of a .toml regime")
+    search = parser.add_argument_group("what is searched")
+    search.add_argument("--phase", default="calibrate", help="calibrate (the static-dropout grid)")
+    search.add_argument("--scale", choices=SCALES, help="full (default), or pocket: a rehearsal in minutes")
+    search.add_argument("--quick", action="store_true", help="pocket scale, cpu, 24 trials; the embedded corpus")
+    search.add_argument("--models", help="e.g. L12_H8_D320,L16_H8_D384 (layers, heads, width)")
+    search.add_argument("--prefixes", help="values of U in tokens, e.g. 250k,500k,1M")
+    search.add_argument("--readouts", help="values of C in tokens at which a trial is read out, e.g. 8M,16M")
+    search.add_argument("--dropouts", help="e.g. 0,0.1,0.2,0.3")
+    search.add_argument("--seeds", help="e.g. 0,1,2")
+    text = parser.add_argument_group("the text")
+    text.add_argument("--corpus", metavar="PATH", help="a file, or a folder of files")
+    text.add_argument("--corpus-glob", metavar="GLOB", help="files by pattern, e.g. 'texts/*.parquet'")
+    text.add_argument("--column", help="parquet column or jsonl key that holds the text (default: text)")
+    text.add_argument("--use-cached-data", action="store_true", help="use the tokenized cache; needs no source")
+    text.add_argument("--cache-dir", metavar="PATH", help="default: .cache/dropout_decay_REGIME")
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", choices=DEVICES, help="default: mps, the device of the reference study")
+    machine.add_argument("--devices", type=int, metavar="N", help="trials at a time, one a device; on cpu one a core")
+    machine.add_argument("--address", default="local", help="an existing Ray cluster (default: a private local one)")
+    machine.add_argument("--hang-timeout", type=float, default=900.0, metavar="SECONDS", help="default: 900")
+    machine.add_argument("--keep-weights", action="store_true", help="keep the weights of finished trials")
+    run = parser.add_argument_group("the run")
+    run.add_argument("--storage", metavar="PATH", default=str(DEFAULT_STORAGE), help="default: ray_results")
+    run.add_argument("--resume", nargs="?", const=NEWEST, metavar="RUN", help="go on with a run (default: the newest)")
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    run.add_argument("--verbose", action="store_true", help="let Ray's own output through")
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse and check what can be checked without a regime.
+
+    Raises:
+        UserError: an unknown option or value.
+    """
+    args = build_parser().parse_args(argv)
+    if args.phase in LATER_PHASES:
+        raise UserError(f"--phase {args.phase} is not in this version: use --phase calibrate")
+    if args.phase not in PHASES:
+        raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join(PHASES)}")
+    if args.devices is not None and args.devices < 1:
+        raise UserError(f"--devices {args.devices} must be at least 1")
+    if not args.hang_timeout > 0:
+        raise UserError(f"--hang-timeout {args.hang_timeout} must be above 0 seconds")
+    if args.corpus and args.corpus_glob:
+        raise UserError("--corpus and --corpus-glob name the text twice: give one of them")
+    if args.regime is None and not args.quick and args.resume in (None, NEWEST):
+        raise UserError(f"name a regime: {', '.join(REGIMES)} or a .toml file; or try --quick")
+    return args
+
+
+def choose_regime(args: argparse.Namespace) -> Regime:
+    """The regime with the text that the options name.
+
+    ``--quick`` without a corpus of the user's is always the embedded one, so that it needs nothing.
+    """
+    own_text = args.corpus or args.corpus_glob or args.use_cached_data
+    if args.quick and not own_text and not (args.regime or "").endswith(".toml"):
+        return REGIMES["pydocs"]
+    regime = resolve_regime(args.regime or "pydocs")
+    corpus = regime.corpus
+    if args.corpus or args.corpus_glob:
+        pattern = args.corpus_glob or args.corpus
+        if args.corpus and Path(args.corpus).is_dir():
+            pattern = str(Path(args.corpus) / "*")
+        corpus = replace(corpus, kind="files", globs=(pattern,))
+    if args.column:
+        corpus = replace(corpus, column=args.column)
+    return replace(regime, corpus=corpus)
+
+
+def choose_plan(args: argparse.Namespace, regime: Regime) -> Plan:
+    """The plan of a new run.
+
+    Raises:
+        UserError: an option's value is wrong; the option is named.
+    """
+    scale_name = args.scale or ("pocket" if args.quick else "full")
+    if args.quick and scale_name != "pocket":
+        raise UserError("--quick is the pocket scale: leave --scale out")
+    scale = regime.scale(scale_name)
+    device = args.device or ("cpu" if args.quick else "mps")
+    grid = StaticGrid.of_scale(scale)
+    if args.quick:
+        grid = replace(grid, dropouts=QUICK_DROPOUTS, seeds=QUICK_SEEDS)
+    chosen: dict[str, Any] = {
+        "models": _models(args.models),
+        "prefixes": _tokens(args.prefixes, "--prefixes"),
+        "readouts": _tokens(args.readouts, "--readouts"),
+        "dropouts": _dropouts(args.dropouts),
+        "seeds": _seeds(args.seeds),
+    }
+    grid = replace(grid, **{name: values for name, values in chosen.items() if values is not None})
+    n_devices, n_threads = devices_and_threads(device, args.devices)
+    return Plan(
+        regime=regime,
+        phase=args.phase,
+        scale_name=scale_name,
+        scale=scale_with_grid(scale, grid),
+        grids=(grid,),
+        device=device,
+        n_devices=n_devices,
+        n_threads=n_threads,
+    )
+
+
+def devices_and_threads(device: str, asked: int | None) -> tuple[int, int]:
+    """Trials at a time and threads of each. On cpu a device is a core; one device takes all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device == "cpu":
+        n_devices = asked or cores
+        if n_devices > cores:
+            raise UserError(f"--devices {n_devices}: this machine has {cores} cores, and a cpu device is a core")
+        return n_devices, cores if n_devices == 1 else 1
+    if device == "mps":
+        if asked and asked > 1:
+            raise UserError(f"--devices {asked}: a Mac has one mps device")
+        return 1, max(1, cores // 2)
+    from tune_dd.device import device_count
+
+    count = device_count("cuda")
+    n_devices = asked or count
+    if n_devices > count:
+        raise UserError(f"--devices {n_devices}: this machine has {count} cuda devices")
+    return n_devices, max(1, cores // max(n_devices, 1))
+
+
+def _items(text: str | None, option: str) -> list[str] | None:
+    if text is None:
+        return None
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise UserError(f"{option} is empty: give values separated by commas")
+    return items
+
+
+def _tokens(text: str | None, option: str) -> tuple[int, ...] | None:
+    items = _items(text, option)
+    if items is None:
+        return None
+    values = tuple(parse_tokens(item, option) for item in items)
+    if list(values) != sorted(set(values)):
+        raise UserError(f"{option} {text}: the values must increase")
+    return values
+
+
+def _dropouts(text: str | None) -> tuple[float, ...] | None:
+    items = _items(text, "--dropouts")
+    if items is None:
+        return None
+    try:
+        values = tuple(float(item) for item in items)
+    except ValueError:
+        raise UserError(f"--dropouts {text}: give numbers such as 0,0.1,0.3") from None
+    check_dropouts(values)
+    return tuple(sorted(values))
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    items = _items(text, "--seeds")
+    if items is None:
+        return None
+    if not all(item.isdigit() for item in items) or len(set(items)) != len(items):
+        raise UserError(f"--seeds {text}: give distinct whole numbers such as 0,1,2")
+    return tuple(int(item) for item in items)
+
+
+def _models(text: str | None) -> tuple[ModelSpec, ...] | None:
+    items = _items(text, "--models")
+    return None if items is None else tuple(ModelSpec.parse(item) for item in items)

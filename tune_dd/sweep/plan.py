@@ -1,0 +1,230 @@
+"""The plan of a search: which trials, on what, at what cost; how it is stored and read back."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tune_dd
+from search_spaces.static_dropout import DataIdentity, StaticGrid, trials
+from tune_dd import artifacts
+from tune_dd.errors import UserError
+from tune_dd.regimes import CorpusSource, ModelSpec, Protocol, Regime, Scale, evidence_class
+from tune_dd.trial import TrialSpec
+
+ATTRIBUTION = (
+    "The question, the regimes and the pressure law follow the reference study (DOI 10.5281/zenodo.20616633); "
+    "the model follows nanochat (MIT, Andrej Karpathy). What the study leaves open is listed under scale.ours."
+)
+_LIBRARIES = ("torch", "ray", "tokenizers", "safetensors", "numpy", "pyarrow", "pandas", "scipy", "optuna")
+_BYTES_PER_ROW = 1_100  # a row in a journal and in metrics.jsonl, measured on pocket runs, rounded up
+# Weights and two AdamW moments in float32; a journal is written beside the one it replaces.
+_JOURNAL_BYTES_PER_PARAM = 2 * 3 * 4
+_TOKEN_BYTES = 2
+# A forward pass against a training step, which is one forward and a backward of twice its work.
+_FORWARD_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search as it will be run. ``grids`` has more than one entry once a run was extended."""
+
+    regime: Regime
+    phase: str
+    scale_name: str
+    scale: Scale
+    grids: tuple[StaticGrid, ...]
+    device: str
+    n_devices: int
+    n_threads: int
+
+    def trials(self, data: DataIdentity) -> tuple[TrialSpec, ...]:
+        """All trials in the order they are run; a trial that two grids share comes once."""
+        unique: dict[str, TrialSpec] = {}
+        for grid in self.grids:
+            for spec in trials(grid, regime=self.regime.name, scale_name=self.scale_name, scale=self.scale, data=data):
+                unique.setdefault(spec.trial_id, spec)
+        return tuple(unique.values())
+
+
+def plan_hash(specs: tuple[TrialSpec, ...]) -> str:
+    """Content hash of what will be trained, 10 hex digits."""
+    return hashlib.sha256("\n".join(spec.trial_id for spec in specs).encode()).hexdigest()[:10]
+
+
+def to_config(
+    plan: Plan,
+    specs: tuple[TrialSpec, ...],
+    *,
+    command: str,
+    data: DataIdentity,
+    cache_folder: Path,
+    manifest: dict[str, Any],
+    device_name: str,
+) -> dict[str, Any]:
+    """config.json of a new run."""
+    return {
+        "schema": artifacts.SCHEMA,
+        "version": tune_dd.__version__,
+        "created": datetime.datetime.now().isoformat(timespec="seconds"),
+        "command": command,
+        "run_id": f"{plan.regime.name}-{plan.phase}-{plan.scale_name}-{plan_hash(specs)}",
+        "plan_hash": plan_hash(specs),
+        "n_trials": len(specs),
+        "regime": {k: v for k, v in plan.regime.to_dict().items() if k != "scales"},
+        "phase": plan.phase,
+        "scale_name": plan.scale_name,
+        "scale": asdict(plan.scale),
+        "grids": [grid.to_dict() for grid in plan.grids],
+        "models": [
+            {"name": m.name, "n_params": m.n_params(plan.scale.vocab_size), **asdict(m)}
+            for m in sorted({s.model for s in specs}, key=lambda m: m.n_params(plan.scale.vocab_size))
+        ],
+        "evidence": evidence_class(plan.scale_name, plan.device),
+        "data": {**asdict(data), "cache_folder": str(cache_folder), "manifest": manifest},
+        "device": {
+            "name": plan.device,
+            "device_name": device_name,
+            "n_devices": plan.n_devices,
+            "n_threads": plan.n_threads,
+        },
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+        "attribution": ATTRIBUTION,
+    }
+
+
+def from_config(config: dict[str, Any], where: Path) -> tuple[Plan, tuple[TrialSpec, ...]]:
+    """The plan that a run's config.json holds, and its trials.
+
+    Raises:
+        UserError: the config is damaged or no longer gives the trials that the run was begun with.
+    """
+    try:
+        regime_fields = dict(config["regime"])
+        corpus = dict(regime_fields.pop("corpus"))
+        scale = _scale_from_dict(config["scale"])
+        regime = Regime(
+            **regime_fields,
+            corpus=CorpusSource(**{**corpus, "globs": tuple(corpus["globs"])}),
+            scales={config["scale_name"]: scale},
+        )
+        plan = Plan(
+            regime=regime,
+            phase=config["phase"],
+            scale_name=config["scale_name"],
+            scale=scale,
+            grids=tuple(StaticGrid.from_dict(grid) for grid in config["grids"]),
+            device=config["device"]["name"],
+            n_devices=config["device"]["n_devices"],
+            n_threads=config["device"]["n_threads"],
+        )
+        specs = plan.trials(identity(config))
+        expected = config["plan_hash"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{where / artifacts.CONFIG} is damaged ({error!r}): restore it or start a new run") from None
+    if plan_hash(specs) != expected:
+        raise UserError(
+            f"{where} was begun with another plan (hash {expected}, its config now gives {plan_hash(specs)}): "
+            "restore its config.json, use the version that wrote it, or start a new run"
+        )
+    return plan, specs
+
+
+def identity(config: dict[str, Any]) -> DataIdentity:
+    data = config["data"]
+    return DataIdentity(data["corpus_hash"], data["tokenizer_hash"], data["validation_hash"])
+
+
+def scale_with_grid(scale: Scale, grid: StaticGrid) -> Scale:
+    """The scale with the grid that the options chose, so that it validates as a whole."""
+    return replace(
+        scale,
+        models=grid.models,
+        prefixes=grid.prefixes,
+        readouts=grid.readouts,
+        dropouts=grid.dropouts,
+        seeds=grid.seeds,
+        train_tokens=max(scale.train_tokens, grid.prefixes[-1]),
+    )
+
+
+def _scale_from_dict(data: dict[str, Any]) -> Scale:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    fields["models"] = tuple(ModelSpec(**model) for model in data["models"])
+    fields["protocol"] = Protocol.from_dict(data["protocol"])
+    return Scale(**fields)
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a search will take. ``hours`` is None before a step was measured."""
+
+    n_trials: int
+    n_rows: int
+    steps: int
+    tokens: int
+    flops: float
+    disk_bytes: int
+    hours: float | None
+
+
+def cost(
+    plan: Plan, specs: tuple[TrialSpec, ...], step_seconds: dict[ModelSpec, float] | None, *, keep_weights: bool = False
+) -> Cost:
+    """Add up the plan. ``step_seconds``: measured seconds of one optimizer step of each model."""
+    per_step = plan.scale.protocol.tokens_per_step
+    largest = max((spec.n_params for spec in specs), default=0)
+    n_rows = sum(spec.n_readouts for spec in specs)
+    seconds: float | None = None
+    if step_seconds is not None:
+        evaluation_steps = _FORWARD_SHARE * plan.scale.eval_tokens / per_step
+        seconds = sum(
+            step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs
+        )
+    journals = len(specs) if keep_weights else plan.n_devices
+    return Cost(
+        n_trials=len(specs),
+        n_rows=n_rows,
+        steps=sum(spec.total_steps for spec in specs),
+        tokens=sum(spec.sampled_tokens(spec.total_steps) for spec in specs),
+        flops=float(
+            sum(
+                spec.sampled_tokens(spec.total_steps)
+                * spec.model.flops_per_token(spec.vocab_size, spec.protocol.context)
+                for spec in specs
+            )
+        ),
+        disk_bytes=2 * n_rows * _BYTES_PER_ROW
+        + journals * largest * _JOURNAL_BYTES_PER_PARAM
+        + _TOKEN_BYTES * (plan.scale.train_tokens + plan.scale.validation_tokens),
+        hours=None if seconds is None else seconds / plan.n_devices / 3600,
+    )
+
+
+def differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Options asked for that a stored plan does not have, as ``name: stored -> asked``."""
+    return [
+        f"{name}: {json.dumps(stored.get(name))} -> {json.dumps(value)}"
+        for name, value in asked.items()
+        if value is not None and stored.get(name) != value
+    ]

@@ -1,0 +1,182 @@
+"""The process that runs Ray Tune: it schedules trials and remembers nothing.
+
+The command starts it as ``python -m tune_dd.sweep.scheduler``, hands it one request as a line of JSON on
+standard input, and keeps that pipe open: when the command dies, however it dies, the pipe closes and
+this process ends with everything it started. Events go back as lines of JSON on standard output;
+whatever Ray prints goes to standard error, which the command sends to a log file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+# Before Ray is imported. No usage statistics leave the machine; a local Ray listens on loopback only
+# (by default every Ray process on Linux listens on all interfaces); clients need the token.
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+LOCAL_RAY_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+# A worker that dies from outside is started again on its journal this many times before the trial
+# counts as crashed.
+MAX_WORKER_DEATHS = 3
+_OBJECT_STORE_BYTES = 80 * 2**20  # rows are all that passes through it; Ray's minimum is 75 MB
+
+
+def main() -> int:
+    request = json.loads(sys.stdin.readline())
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def send(event: str, **fields: Any) -> None:
+        events.write(json.dumps({"event": event, **fields}) + "\n")
+
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
+    os.environ.update(RAY_ENVIRONMENT)
+    address = request["address"]
+    if address == "local":
+        os.environ.update(LOCAL_RAY_ENVIRONMENT)
+    import ray
+
+    try:
+        _connect(request)
+    except Exception as error:
+        send("failed", message=f"Ray did not start: {' '.join(str(error).split())[:300]}")
+        return 1
+    available = ray.cluster_resources()
+    for name, amount in request["cluster_needs"].items():
+        if available.get(name, 0) < amount:  # a trial would wait for it for ever, without an error
+            send(
+                "failed",
+                message=f"the Ray cluster offers {available.get(name, 0):g} of the resource {name!r} and the search "
+                f"needs {amount:g}: start the cluster with it, or leave --address out",
+            )
+            return 1
+    threading.Thread(target=_watch_ray, args=(send, address), daemon=True).start()
+    send("ready", pid=os.getpid())
+    _fit(request, send)
+    send("done")
+    ray.shutdown()
+    return 0
+
+
+def _connect(request: dict[str, Any]) -> None:
+    import ray
+
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    if request["address"] == "local":
+        resources = dict(request["cluster"])
+        ray.init(
+            address="local",
+            num_cpus=resources.pop("CPU"),
+            num_gpus=resources.pop("GPU", 0),
+            resources=resources,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=request["ray_temp"],
+            **quiet,
+        )
+    else:
+        ray.init(address=request["address"], log_to_driver=False, logging_level="error")
+
+
+def _fit(request: dict[str, Any], send: Any) -> None:
+    from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    from search_spaces.static_dropout import param_space
+    from tune_dd.errors import UserError
+    from tune_dd.trainable import train_trial
+
+    class Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped
+        """Tells the command of trials that failed; rows it reads from the journals itself."""
+
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            self._tell(trial, final=False)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            self._tell(trial, final=True)
+
+        def _tell(self, trial: Any, *, final: bool) -> None:
+            error = trial.get_pickled_error()
+            cause = getattr(error, "cause", error)
+            message = " ".join(str(cause if cause is not None else "its worker died").split())
+            kind = "user" if isinstance(cause, UserError) else "worker"
+            trial_id = trial.config["trial"]["id"]
+            send("trial_failed", trial_id=trial_id, kind=kind, final=final, message=message[:500])
+
+    tune.Tuner(
+        tune.with_resources(train_trial, request["trial_resources"]),
+        param_space=param_space(request["trials"], request["run"]),
+        tune_config=tune.TuneConfig(
+            # 2.9 s a trial without it; safe, since every trial seeds everything it draws.
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["trial"]["name"],
+            trial_dirname_creator=lambda trial: trial.config["trial"]["name"],
+        ),
+        run_config=tune.RunConfig(
+            name=request["experiment"],
+            storage_path=request["storage"],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=MAX_WORKER_DEATHS),
+            callbacks=[Watch(), JsonLoggerCallback()],
+        ),
+    ).fit()
+
+
+def _end_with_the_command() -> None:
+    """Wait for the end of standard input, then leave at once: the journals hold everything."""
+    sys.stdin.read()
+    kill_ray()
+    os._exit(1)
+
+
+def kill_ray() -> None:
+    """End the Ray processes that this one started. Where the kernel ties them to us they die anyway."""
+    import contextlib
+
+    ray = sys.modules.get("ray")
+    if ray is None:
+        return
+    with contextlib.suppress(Exception):
+        node = ray._private.worker._global_node
+        if node is not None:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
+def _watch_ray(send: Any, address: str) -> None:
+    """A driver whose raylet or GCS died waits for ever: say so and leave."""
+    import ray
+
+    while True:
+        time.sleep(1.0)
+        try:
+            if address == "local":
+                node = ray._private.worker._global_node
+                dead = [name for name, _ in node.dead_processes() if name in ("raylet", "gcs_server")]
+                if not dead:
+                    continue
+                message = f"Ray's {dead[0]} died"
+            else:
+                if any(node["Alive"] for node in ray.nodes()):
+                    continue
+                message = f"the Ray cluster at {address} has no node left alive"
+        except Exception as error:
+            message = f"the Ray cluster went away ({type(error).__name__})"
+        send("failed", message=message)
+        kill_ray()
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""What is known of a running search: the journals (what is done) and the live files (what goes on)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tune_dd import artifacts, journal
+from tune_dd.sweep.runs import RunFolder
+from tune_dd.trial import TrialSpec
+
+
+@dataclass(frozen=True)
+class LiveTrial:
+    """A running trial as its last heartbeat told. ``changed``: monotonic time of its last new step."""
+
+    pid: int
+    step: int
+    steps_per_second: float
+    changed: float
+
+
+class SearchState:
+    """The run's trials and how far each is. Reads again only the files that changed."""
+
+    def __init__(self, run: RunFolder, specs: Sequence[TrialSpec], tell: Callable[[str], None]) -> None:
+        self.run = run
+        self.specs = {spec.trial_id: spec for spec in specs}
+        self.journals: dict[str, journal.Journal] = {}
+        self.crashes: dict[str, str] = {}  # trial_id -> reason
+        self.live: dict[str, LiveTrial] = {}
+        self._stamps: dict[str, tuple[int, int]] = {}
+        self._tell = tell
+
+    def refresh(self) -> bool:
+        """Read what changed on disk; True if a journal did. A damaged journal is set aside and told once."""
+        changed = False
+        self.crashes = journal.read_crashes(self.run.journals)
+        for path in self.run.journals.glob(f"*{journal.SUFFIX}"):
+            trial_id = path.name.removesuffix(journal.SUFFIX)
+            spec = self.specs.get(trial_id)
+            if spec is None:
+                continue
+            try:
+                stat = path.stat()
+                stamp = (stat.st_mtime_ns, stat.st_size)
+                if self._stamps.get(trial_id) == stamp:
+                    continue
+                self.journals[trial_id] = journal.read_journal(path)
+                self._stamps[trial_id] = stamp
+                changed = True
+            except FileNotFoundError:
+                continue
+            except journal.DamagedJournal as damage:
+                aside = journal.set_aside(path)
+                self.journals.pop(trial_id, None)
+                self._tell(f"the journal of {spec.name} is damaged ({damage}): set aside as {aside.name}, redone")
+                changed = True
+        self._refresh_live()
+        return changed
+
+    def _refresh_live(self) -> None:
+        now = time.monotonic()
+        live = {}
+        for path in self.run.live.glob("*.json"):
+            try:
+                beat = json.loads(path.read_text())
+                pid, step, speed = int(beat["pid"]), int(beat["step"]), float(beat["steps_per_second"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # being replaced, or left by a kill: the journal is what counts
+            former = self.live.get(path.stem)
+            same = former is not None and former.step == step and former.pid == pid
+            live[path.stem] = LiveTrial(pid, step, speed, former.changed if same and former else now)
+        self.live = live
+
+    @property
+    def finished(self) -> set[str]:
+        return {trial_id for trial_id, found in self.journals.items() if found.finished}
+
+    @property
+    def unfinished(self) -> list[TrialSpec]:
+        """Trials still to be trained: neither finished nor crashed, in plan order."""
+        done = self.finished
+        return [s for i, s in self.specs.items() if i not in done and i not in self.crashes]
+
+    @property
+    def steps_done(self) -> int:
+        steps = {trial_id: found.step for trial_id, found in self.journals.items()}
+        for trial_id, beat in self.live.items():
+            steps[trial_id] = max(steps.get(trial_id, 0), beat.step)
+        return sum(steps.values())
+
+    @property
+    def steps_planned(self) -> int:
+        """Optimizer steps of all trials that are not given up."""
+        return sum(spec.total_steps for i, spec in self.specs.items() if i not in self.crashes)
+
+    @property
+    def redone_steps(self) -> int:
+        """Steps that kills made the trials repeat, as far as heartbeats know."""
+        return sum(int(found.counters.get("redone_steps", 0)) for found in self.journals.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The result table: the union of the journals, in plan order."""
+        return [row for trial_id in self.specs if trial_id in self.journals for row in self.journals[trial_id].rows]
+
+    def write_tables(self) -> None:
+        """metrics.jsonl and trace.jsonl, whole.
+
+        Raises:
+            UserError: the folder cannot be written or the disk is full.
+        """
+        artifacts.write_rows(self.run.path / artifacts.METRICS, self.rows())
+        lines = []
+        for trial_id in self.specs:
+            if trial_id in self.journals:
+                for step, loss in self.journals[trial_id].counters.get("trace", []):
+                    lines.append(json.dumps({"trial_id": trial_id, "step": step, "train_loss": loss}) + "\n")
+        artifacts.write_text_atomic(self.run.path / artifacts.TRACE, "".join(lines))
+
+    def best_per_cell(self) -> list[tuple[str, int, int, float, float, int]]:
+        """(model, U, C, dropout, mean val_loss, trials) of the lowest mean so far in each cell.
+
+        A cell's dropouts are compared on the seeds that all of its tried dropouts share.
+        """
+        cells: dict[tuple[str, int, int], dict[float, dict[int, float]]] = {}
+        for row in self.rows():
+            key = (row["model"], row["unique_tokens"], row["sampled_tokens"])
+            cells.setdefault(key, {}).setdefault(row["dropout"], {})[row["seed"]] = row["val_loss"]
+        best = []
+        for (model, unique, sampled), by_dropout in sorted(cells.items()):
+            shared = set.intersection(*(set(seeds) for seeds in by_dropout.values()))
+            means = {p: sum(seeds[s] for s in shared) / len(shared) for p, seeds in by_dropout.items() if shared}
+            if means:
+                dropout = min(means, key=lambda p: means[p])
+                n_trials = sum(len(seeds) for seeds in by_dropout.values())
+                best.append((model, unique, sampled, dropout, means[dropout], n_trials))
+        return best

@@ -1,0 +1,241 @@
+"""Runs a planned search to its end: starts the scheduler process, watches it, ends it.
+
+The process that the user sees has no Ray in it. It reads the journals, shows the
+progress, keeps the tables up to date and answers signals at once, whatever Ray is doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tune_dd import artifacts, journal
+from tune_dd.errors import UserError
+from tune_dd.sweep.plan import Plan
+from tune_dd.sweep.progress import Progress
+from tune_dd.sweep.runs import RunFolder
+from tune_dd.sweep.state import SearchState
+from tune_dd.trial import TrialSpec
+
+_POLL_SECONDS = 0.25
+_STOP_SECONDS = 8.0  # what the running trials get to save after a first signal
+_START_SECONDS = 180.0  # Ray starts in some 3 s; a loaded machine may take long
+_TABLE_SECONDS = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended: ``signal`` is None unless one stopped it."""
+
+    finished: int
+    crashed: dict[str, str]
+    signal: int | None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What the command says beside the plan."""
+
+    address: str = "local"
+    hang_seconds: float = 900.0
+    keep_weights: bool = False
+    verbose: bool = False
+
+
+class Supervisor:
+    """One search from its journals to its end."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        plan: Plan,
+        specs: tuple[TrialSpec, ...],
+        context: dict[str, Any],
+        state: SearchState,
+        progress: Progress,
+        options: SearchOptions,
+    ) -> None:
+        self.run, self.plan, self.specs = run, plan, specs
+        self.context, self.state, self.progress, self.options = context, state, progress, options
+        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._signals: list[int] = []
+        self._child: subprocess.Popen[str] | None = None
+        self._next_table = 0.0
+        # A short path: the sockets in it must stay under the 104 bytes that macOS allows.
+        self._ray_temp = Path(f"/tmp/tune_dd-{os.getpid()}")
+
+    def search(self) -> Outcome:
+        """Train what is not finished.
+
+        Raises:
+            UserError: the search cannot go on (Ray went away, the disk is full); what is done is kept.
+        """
+        unfinished = self.state.unfinished
+        if unfinished:
+            previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            try:
+                self._start(unfinished)
+                with self.progress:
+                    self._watch()
+            finally:
+                self._end()
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+        self.state.refresh()
+        self.state.write_tables()
+        return Outcome(len(self.state.finished), dict(self.state.crashes), self._signals[0] if self._signals else None)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._signals.append(number)
+
+    def _start(self, unfinished: list[TrialSpec]) -> None:
+        plan = self.plan
+        trial_resources: dict[str, Any] = {"cpu": 1}
+        cluster: dict[str, float] = {"CPU": plan.n_devices}
+        if plan.device == "mps":
+            trial_resources = {"cpu": 1, "resources": {"mps": 1}}
+            cluster["mps"] = plan.n_devices
+        elif plan.device == "cuda":
+            trial_resources["gpu"] = 1
+            cluster["GPU"] = plan.n_devices
+        request = {
+            "address": self.options.address,
+            "ray_temp": str(self._ray_temp),
+            "cluster": cluster,
+            "cluster_needs": cluster if self.options.address == "local" else dict.fromkeys(cluster, 1),
+            "trial_resources": trial_resources,
+            "experiment": "tune",
+            "storage": str(self.run.ray),
+            "run": self.context,
+            "trials": [{"id": spec.trial_id, "name": spec.name, "spec": spec.to_dict()} for spec in unfinished],
+        }
+        try:
+            self.run.live.mkdir(exist_ok=True)
+            log = None if self.options.verbose else open(self.run.log, "w")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise artifacts.storage_error(self.run.log, error) from None
+        # Not a child of the terminal's process group: Ctrl-C reaches this process alone.
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "tune_dd.sweep.scheduler"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+        if log is not None:
+            log.close()
+        threading.Thread(target=self._read_events, args=(self._child,), daemon=True).start()
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once: its event or its exit tells
+            self._child.stdin.write(json.dumps(request) + "\n")
+            self._child.stdin.flush()
+
+    def _read_events(self, child: subprocess.Popen[str]) -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            with contextlib.suppress(ValueError):
+                self._events.put(json.loads(line))
+        self._events.put({"event": "ended"})
+
+    def _watch(self) -> None:
+        started = time.monotonic()
+        ready = False
+        last_sign = started
+        while True:
+            changed = self.state.refresh()
+            now = time.monotonic()
+            if changed or self.state.live:
+                last_sign = now
+            if changed and now >= self._next_table:
+                self.state.write_tables()
+                # Rewriting a large table may never take more than a small share of the time.
+                self._next_table = time.monotonic() + max(_TABLE_SECONDS, 50 * (time.monotonic() - now))
+            self.progress.update(self.state)
+            if self._signals:
+                self._stop()
+                return
+            self._end_hung_trials(now)
+            with contextlib.suppress(queue.Empty):
+                event = self._events.get(timeout=_POLL_SECONDS)
+                if event["event"] == "ready":
+                    ready = True
+                elif event["event"] == "trial_failed":
+                    self._on_trial_failed(event)
+                elif event["event"] == "failed":
+                    raise UserError(
+                        f"{event['message']}; what is done is kept: go on with {self.progress.resume_command}"
+                    )
+                elif event["event"] == "done":
+                    return
+                elif event["event"] == "ended":
+                    raise UserError(
+                        f"the scheduler process died (see {self.run.log}); what is done is kept: "
+                        f"go on with {self.progress.resume_command}"
+                    )
+            if not ready and now - started > _START_SECONDS:
+                raise UserError(f"Ray did not start in {_START_SECONDS:.0f} s (see {self.run.log}): try again")
+            if ready and now - last_sign > self.options.hang_seconds:
+                raise UserError(
+                    f"no trial has moved for {self.options.hang_seconds:.0f} s (see {self.run.log}); what is done is "
+                    f"kept: go on with {self.progress.resume_command}"
+                )
+
+    def _on_trial_failed(self, event: dict[str, Any]) -> None:
+        spec = self.state.specs[event["trial_id"]]
+        if event["kind"] == "user":
+            raise UserError(event["message"])
+        if event["final"] and not journal.crash_path(self.run.journals, spec.trial_id).exists():
+            memory = "memory" in event["message"].lower() and "oom" in event["message"].lower()
+            reason = "its worker was killed, for memory or from outside" if memory else "its worker died"
+            journal.record_crash(self.run.journals, spec, f"{reason}: {event['message']}", 0)
+
+    def _end_hung_trials(self, now: float) -> None:
+        """A trial that has not moved for long is recorded as crashed and its worker killed."""
+        for trial_id, beat in self.state.live.items():
+            if trial_id in self.state.specs and now - beat.changed > self.options.hang_seconds:
+                reason = f"hung: no progress for {self.options.hang_seconds:.0f} s at step {beat.step}"
+                journal.record_crash(self.run.journals, self.state.specs[trial_id], reason, beat.step)
+                with contextlib.suppress(OSError):
+                    (self.run.live / f"{trial_id}.json").unlink()
+                    os.kill(beat.pid, signal.SIGKILL)
+
+    def _stop(self) -> None:
+        """After a first signal the running trials save where they are; a second one ends at once."""
+        self.progress.say("stopping: the running trials save where they are (again to stop at once)")
+        with contextlib.suppress(OSError):
+            (self.run.live / artifacts.STOP).touch()
+        deadline = time.monotonic() + _STOP_SECONDS
+        grace = time.monotonic() + 2 * _POLL_SECONDS  # a trial just being started shows itself by then
+        while time.monotonic() < deadline and len(self._signals) == 1:
+            time.sleep(_POLL_SECONDS / 5)
+            self.state.refresh()
+            if not self.state.live and time.monotonic() > grace:
+                return
+
+    def _end(self) -> None:
+        """End the scheduler and every Ray process; remove what they leave in the temp folder."""
+        child = self._child
+        if child is not None:
+            with contextlib.suppress(OSError):
+                assert child.stdin is not None
+                child.stdin.close()  # its lifeline
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=5)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        shutil.rmtree(self._ray_temp, ignore_errors=True)
+        shutil.rmtree(self.run.live, ignore_errors=True)

@@ -1,0 +1,239 @@
+"""One trial as Tune runs it: train to each read-out, journal it, report its row.
+
+``run_trial`` knows no Ray: a bare loop over it gives the same rows as a search. ``train_trial`` hands
+it to Tune. A trial that was interrupted goes on from its journal; since a batch and a dropout mask
+depend on seed, stage and step alone, its rows are those of a trial that was never stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tune_dd import artifacts, device, journal
+from tune_dd.corpus import Corpus, load_corpus
+from tune_dd.errors import UserError
+from tune_dd.evaluation import TrainingDiverged
+from tune_dd.regimes import VALIDATION_SALT, evidence_class
+from tune_dd.stream import evaluation_windows
+from tune_dd.training import TrialData, TrialRun
+from tune_dd.trial import RunContext, TrialSpec
+
+_HEARTBEAT_SECONDS = 0.5
+
+
+class Heartbeat:
+    """A small file that says how far a running trial is: for the progress line and to find a hang."""
+
+    def __init__(self, run: RunContext, spec: TrialSpec) -> None:
+        self._path = run.live / f"{spec.trial_id}.json"
+        self._stop = run.live / artifacts.STOP
+        self._next = 0.0
+        self._started = time.monotonic()
+        self._first_step: int | None = None
+
+    def last_step(self) -> int:
+        """The step that an earlier, killed attempt is known to have reached; 0 if there was none."""
+        try:
+            return int(json.loads(self._path.read_text())["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def beat(self, step: int, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step, self._started = step, now
+        if now < self._next and not force:
+            return
+        self._next = now + _HEARTBEAT_SECONDS
+        speed = (step - self._first_step) / max(now - self._started, 1e-9)
+        content = {"pid": os.getpid(), "step": step, "steps_per_second": speed}
+        temp = self._path.with_suffix(f".{os.getpid()}.tmp")
+        with contextlib.suppress(OSError):  # progress is not worth failing for: the journal is what counts
+            temp.write_text(json.dumps(content))
+            os.replace(temp, self._path)
+
+    def should_stop(self) -> bool:
+        return self._stop.exists()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def run_trial(spec: TrialSpec, run: RunContext, report: Callable[[dict[str, Any]], None]) -> bool:
+    """Train one trial from its journal to its end, or until the run is asked to stop.
+
+    Args:
+        report: called with each row, those of an earlier attempt first.
+
+    Returns:
+        Whether the trial is finished; if not, its journal holds the step it was stopped at.
+
+    Raises:
+        UserError: something the user must mend (a full disk, a missing cache). The search should stop.
+        Exception: whatever the trial raised otherwise; it concerns this trial alone.
+    """
+    heartbeat = Heartbeat(run, spec)
+    heartbeat_step = heartbeat.last_step()
+    heartbeat.beat(0, force=True)
+    if heartbeat.should_stop():
+        heartbeat.close()
+        return False
+    data = _trial_data(run.cache_folder, spec.vocab_size, spec.protocol.context, run.eval_tokens)
+    _check_identity(spec, data)
+    torch_device = device.open_device(run.device, run.n_threads)
+    trial = TrialRun(spec, data.trial_data, torch_device)
+    rows, redone_steps = _resume(spec, run, trial, heartbeat_step)
+    for row in rows:
+        report(row)
+    heartbeat.beat(trial.step, force=True)
+
+    def save() -> None:
+        tensors, counters = trial.state()
+        finished = len(rows) == spec.n_readouts
+        journal.write_journal(
+            run.journals,
+            spec,
+            step=trial.step,
+            rows=rows,
+            counters={**counters, "redone_steps": redone_steps},
+            tensors={} if finished and not run.keep_weights else tensors,
+        )
+
+    readouts = [(s, r, step) for s, stage in enumerate(spec.stages) for r, step in enumerate(stage.readout_steps)]
+    for stage_index, readout_index, step in readouts[len(rows) :]:
+        if not trial.advance(step, should_stop=heartbeat.should_stop, on_step=heartbeat.beat):
+            save()
+            heartbeat.close()
+            return False
+        measured = trial.read_out()
+        if not all(math.isfinite(measured[name]) for name in ("train_loss", "val_loss", "val_bpb")):
+            raise TrainingDiverged(f"the loss is not finite at step {step}")
+        rows.append(_row(spec, run, trial, stage_index, readout_index, measured, torch_device))
+        save()
+        report(rows[-1])
+        heartbeat.beat(trial.step, force=True)
+    heartbeat.close()
+    return True
+
+
+def train_trial(config: dict[str, Any]) -> None:
+    """The Tune trainable. ``config`` holds ``trial`` ({id, spec}) and ``run`` (a RunContext).
+
+    A trial that raises is recorded as crashed and ends: Ray may not try it again. A worker that dies
+    is another matter: Tune starts the trial anew, and it goes on from its journal.
+    """
+    from ray import tune
+
+    run = RunContext(**config["run"])
+    spec = TrialSpec.from_dict(config["trial"]["spec"])
+    if journal.crash_path(run.journals, spec.trial_id).exists():
+        return
+    try:
+        run_trial(spec, run, tune.report)
+    except UserError:
+        raise
+    except Exception as error:
+        step = Heartbeat(run, spec).last_step()
+        journal.record_crash(run.journals, spec, f"{type(error).__name__}: {error}", step)
+        Heartbeat(run, spec).close()
+
+
+def _resume(spec: TrialSpec, run: RunContext, trial: TrialRun, heartbeat_step: int) -> tuple[list[dict[str, Any]], int]:
+    """Rows of the trial's journal and the steps that a kill made it repeat, having loaded its state."""
+    path = journal.journal_path(run.journals, spec.trial_id)
+    try:
+        past, tensors = journal.load_journal(path)
+    except FileNotFoundError:
+        return [], heartbeat_step
+    except journal.DamagedJournal:
+        journal.set_aside(path)
+        return [], heartbeat_step
+    if not past.has_weights:
+        # Weights are dropped only from finished trials, which are not handed to Tune.
+        raise UserError(f"{path} holds no weights to go on from: give --resume to redo what is missing")
+    trial.load_state(tensors, past.counters)
+    redone = int(past.counters.get("redone_steps", 0)) + max(0, heartbeat_step - past.step)
+    return list(past.rows), redone
+
+
+@dataclass(frozen=True)
+class _LoadedData:
+    corpus: Corpus
+    trial_data: TrialData
+
+
+@functools.lru_cache(maxsize=2)  # one worker runs many trials of one corpus
+def _trial_data(cache_folder: str, vocab_size: int, context: int, eval_tokens: int) -> _LoadedData:
+    corpus = load_corpus(Path(cache_folder), vocab_size, verify=False)
+    windows = evaluation_windows(corpus.validation, context, eval_tokens, salt=VALIDATION_SALT)
+    return _LoadedData(corpus, TrialData(corpus.train, corpus.validation, windows, corpus.token_bytes))
+
+
+def _check_identity(spec: TrialSpec, data: _LoadedData) -> None:
+    found = (data.corpus.corpus_hash, data.corpus.tokenizer_hash, data.trial_data.windows.hash)
+    if found != (spec.corpus_hash, spec.tokenizer_hash, spec.validation_hash):
+        raise UserError(
+            f"the corpus cache {data.corpus.folder} is not the one this run was planned on: "
+            "give the former --corpus or --cache-dir again, or start a new run"
+        )
+
+
+def _row(
+    spec: TrialSpec,
+    run: RunContext,
+    trial: TrialRun,
+    stage_index: int,
+    readout_index: int,
+    measured: dict[str, Any],
+    torch_device: Any,
+) -> dict[str, Any]:
+    sampled = spec.sampled_tokens(trial.step)
+    stage = spec.stages[stage_index]
+    return {
+        "schema": artifacts.SCHEMA,
+        "run_id": run.run_id,
+        "trial_id": spec.trial_id,
+        "trial_name": spec.name,
+        "regime": spec.regime,
+        "phase": run.phase,
+        "scale": spec.scale,
+        "evidence": evidence_class(spec.scale, run.device),
+        "model": spec.model.name,
+        "n_params": spec.n_params,
+        "vocab_size": spec.vocab_size,
+        "context": spec.protocol.context,
+        "batch_size": spec.protocol.batch_size,
+        "seed": spec.seed,
+        "condition": spec.condition,
+        "kind": spec.kind,
+        "stage": stage_index,
+        "readout": readout_index,
+        "unique_tokens": stage.unique_tokens,
+        "sampled_tokens": sampled,
+        "steps": trial.step,
+        "dropout": stage.dropout,
+        "learning_rate": measured["learning_rate"],
+        "train_loss": measured["train_loss"],
+        "val_loss": measured["val_loss"],
+        "val_bpb": measured["val_bpb"],
+        "gap": measured["val_loss"] - measured["train_loss"],
+        "val_tokens": measured["val_tokens"],
+        "corpus_hash": spec.corpus_hash,
+        "tokenizer_hash": spec.tokenizer_hash,
+        "validation_hash": spec.validation_hash,
+        "device": run.device,
+        "device_name": device.device_name(torch_device),
+        "train_seconds": trial.train_seconds,
+        "tokens_per_second": sampled / max(trial.train_seconds, 1e-9),
+        "peak_memory_bytes": device.peak_memory_bytes(torch_device),
+    }
