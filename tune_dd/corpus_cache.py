@@ -1,0 +1,177 @@
+"""The files of a corpus cache: their names, whether they are whole, and how they are replaced.
+
+Three files vouch for each other: ``tokenizer-v4096.json``, ``tokens-v4096-uint16.npy`` and
+``manifest-v4096.json``, which holds the hashes of the other two, of the sources, and of itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tune_dd.artifacts import reach, sync_folder
+from tune_dd.tokenizer import token_byte_counts
+
+FORMAT = 1  # of the three files; raise it when what is built from the same sources changes
+
+log = logging.getLogger("tune_dd")
+
+
+class NoCacheError(Exception):
+    """There is no manifest, so no cache."""
+
+
+class DamagedCacheError(Exception):
+    """Files of a cache do not say what its manifest says."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        super().__init__(f"{file.name} {reason}")
+        self.file = file
+
+
+@dataclass(frozen=True)
+class CacheFiles:
+    """Where the cache of one vocabulary lies in a folder."""
+
+    folder: Path
+    vocab_size: int
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / f"tokenizer-v{self.vocab_size}.json"
+
+    @property
+    def tokens(self) -> Path:
+        return self.folder / f"tokens-v{self.vocab_size}-uint16.npy"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / f"manifest-v{self.vocab_size}.json"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits: what the Hugging Face hub gives for a large file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 over all of a manifest but its own ``checksum``."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(files: CacheFiles) -> dict[str, Any]:
+    """Raises NoCacheError or DamagedCacheError."""
+    try:
+        manifest = json.loads(files.manifest.read_text(encoding="utf-8"))
+        if manifest["checksum"] != manifest_checksum(manifest):
+            raise DamagedCacheError(files.manifest, "does not match its checksum")
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoCacheError from None
+    except (ValueError, KeyError, TypeError):
+        raise DamagedCacheError(files.manifest, "is not a manifest") from None
+    return manifest  # type: ignore[no-any-return]
+
+
+def read_cache(
+    files: CacheFiles, manifest: dict[str, Any], *, verify: bool
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64]]:
+    """The tokens, (n,), memory-mapped read-only, and the bytes per token, (vocab_size,).
+
+    Raises:
+        DamagedCacheError: a file is missing, or has not the hash (with ``verify``) or the shape of the manifest.
+    """
+    for file in (files.tokenizer, files.tokens):
+        recorded = manifest["files"][file.name]
+        if not file.exists():
+            raise DamagedCacheError(file, "is missing")
+        if file.stat().st_size != recorded["bytes"] or (verify and file_hash(file) != recorded["sha256"]):
+            raise DamagedCacheError(file, f"does not match {files.manifest.name}")
+    try:
+        tokens = np.load(files.tokens, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise DamagedCacheError(files.tokens, f"is not an array of tokens ({error})") from None
+    if tokens.dtype != np.uint16 or tokens.shape != (sum(manifest["tokens"].values()),):
+        raise DamagedCacheError(files.tokens, f"does not match {files.manifest.name}")
+    try:
+        token_bytes = token_byte_counts(files.tokenizer.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedCacheError(files.tokenizer, f"is {error}") from None
+    return tokens, token_bytes
+
+
+def set_aside(damaged: DamagedCacheError) -> None:
+    """Rename a damaged file to ``NAME.damaged-1`` (or -2, ...) and tell the user, once."""
+    if not damaged.file.exists():
+        log.warning("the corpus cache in %s is damaged: %s; it is built anew", damaged.file.parent, damaged)
+        return
+    number = 1
+    while (aside := damaged.file.with_name(f"{damaged.file.name}.damaged-{number}")).exists():
+        number += 1
+    damaged.file.rename(aside)
+    log.warning(
+        "the corpus cache in %s is damaged: %s; set aside as %s, it is built anew",
+        damaged.file.parent,
+        damaged,
+        aside.name,
+    )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the cache folder against other commands, waiting for one that builds; dies with the process."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another command is building the corpus in %s: waiting for it", folder)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def build_folder(files: CacheFiles) -> Iterator[CacheFiles]:
+    """A fresh folder beside the cache to build in, removed in the end; for the holder of the lock."""
+    for stale in files.folder.glob(".building-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    folder = files.folder / f".building-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield CacheFiles(folder, files.vocab_size)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def install(built: CacheFiles, files: CacheFiles) -> None:
+    """Put a built cache in the place of another.
+
+    The former manifest goes first and the new one comes last, so that a kill in between leaves no cache
+    rather than one that looks damaged.
+    """
+    reach("cache_before_install")
+    files.manifest.unlink(missing_ok=True)
+    for source, target in zip((built.tokenizer, built.tokens, built.manifest), _in_order(files), strict=True):
+        reach(f"cache_before_{target.name.split('-')[0]}")
+        os.replace(source, target)
+    reach("cache_before_sync")
+    sync_folder(files.folder)
+
+
+def _in_order(files: CacheFiles) -> tuple[Path, Path, Path]:
+    return files.tokenizer, files.tokens, files.manifest
