@@ -1,0 +1,368 @@
+"""A law's coefficients: fitted to cells, with intervals, joint spread, and what they were calibrated on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.optimize import linprog
+
+from analysis import robust
+from analysis.curves import coordinate
+from analysis.targets import Targets, make_targets, target_draws
+from tune_dd.errors import UserError
+from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, Law, design_rank, get_law
+
+SCHEMA = 1
+LEVEL = 0.95
+# Bootstrap draws kept in coefficients.json for joint spread and predictions: 95 % limits from 500 draws.
+KEPT_DRAWS = 500
+# Webb's six-point distribution: mean 0, variance 1, enough distinct values for a handful of clusters.
+WEBB = np.array([-np.sqrt(1.5), -1.0, -np.sqrt(0.5), np.sqrt(0.5), 1.0, np.sqrt(1.5)])
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A fitted law: what coefficients.json holds.
+
+    Attributes:
+        coefficients: name -> value, unrounded, in the law's order.
+        intervals: name -> 95 % interval.
+        rank, condition_number: of the design over the interior cells (``tune_dd.laws.design_rank``).
+        n_cells: interior cells, that is points of the fit; ``cells`` lists the censored and flat ones too.
+        rmse: root mean square of law less target over the interior cells, dropout.
+        loo_rmse, loo_regret: the same for cells left out of the fit, and their mean regret in nats; None
+            where leaving a cell out leaves the law undetermined.
+        discrepancy: standard deviation, in dropout, of what noise does not explain of the cells' distance
+            from the law; 0 where it explains all.
+        draws: bootstrap refits, (at most 500, k): the joint spread, and predictions' intervals.
+        cells: one dictionary per cell used: what it is, its target, weight and the law's value.
+        notes: what a reader must know, such as a fall from one law to another.
+    """
+
+    regime: str
+    law: str
+    coefficients: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    p_min: float
+    p_max: float
+    rank: int
+    condition_number: float
+    n_cells: int
+    rmse: float
+    loo_rmse: float | None
+    loo_regret: float | None
+    cells: tuple[dict[str, Any], ...]
+    tokenizer_hash: str
+    corpus_hash: str
+    discrepancy: float
+    draws: tuple[tuple[float, ...], ...]
+    n_bootstrap: int
+    seed: int
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def form(self) -> Law:
+        return get_law(self.law)
+
+    def predict(self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike) -> Array:
+        """The law's clamped dropout; shape: the broadcast shape of the arguments."""
+        return self.form.dropout(
+            self.coefficients, n_params, unique_tokens, sampled_tokens, p_min=self.p_min, p_max=self.p_max
+        )
+
+    def interval(
+        self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike, *, level: float = LEVEL
+    ) -> tuple[Array, Array]:
+        """Low and high of the law's dropout by the coefficients' joint bootstrap spread, clamped.
+
+        It is the interval of the law's value, not of a new cell's optimum: that one scatters about the law
+        by ``discrepancy`` besides.
+        """
+        design = self.form.design(n_params, unique_tokens, sampled_tokens)
+        values = np.clip(design @ np.array(self.draws).T, self.p_min, self.p_max)
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+        return np.asarray(low), np.asarray(high)
+
+    @property
+    def covariance(self) -> Array:
+        """(k, k) of the coefficients, from the draws, in the law's order."""
+        return np.atleast_2d(np.cov(np.array(self.draws), rowvar=False))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; ``from_dict`` of it, through JSON text too, is equal to the last bit."""
+        data = asdict(self)
+        data["intervals"] = {name: list(value) for name, value in self.intervals.items()}
+        data["cells"] = [dict(cell) for cell in self.cells]
+        data["draws"] = [list(draw) for draw in self.draws]
+        data["notes"] = list(self.notes)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Coefficients:
+        """Raises UserError if a key is missing, the schema or law unknown, or a coefficient not the law's."""
+        names = cls.__dataclass_fields__
+        missing = [name for name in names if name not in data]
+        if missing:
+            raise UserError(f"coefficients lack {', '.join(missing)}: give a coefficients.json written by tune_dd")
+        if data["schema"] != SCHEMA:
+            raise UserError(f"coefficients of schema {data['schema']}, not {SCHEMA}: fit them again")
+        fields = {name: data[name] for name in names}
+        fields["intervals"] = {name: (low, high) for name, (low, high) in data["intervals"].items()}
+        fields["cells"] = tuple(data["cells"])
+        fields["draws"] = tuple(tuple(draw) for draw in data["draws"])
+        fields["notes"] = tuple(data["notes"])
+        result = cls(**fields)
+        result.form.vector(result.coefficients)
+        order = result.form.coefficients  # JSON written with sorted keys has lost it
+        return cls(
+            **{
+                **fields,
+                "coefficients": {name: result.coefficients[name] for name in order},
+                "intervals": {name: result.intervals[name] for name in order},
+            }
+        )
+
+
+def design_of(targets: Targets, law: Law) -> Array:
+    """(n, k) design over all cells of the targets."""
+    return law.design(targets.n_params, targets.unique_tokens, targets.sampled_tokens)
+
+
+def problem_of(targets: Targets, law: Law, p_min: float = P_MIN, p_max: float = P_MAX) -> robust.Problem:
+    return robust.Problem(design_of(targets, law), targets.width, targets.side, p_min, p_max)
+
+
+def check_rank(targets: Targets, law: Law) -> tuple[int, float]:
+    """Rank and condition number over the interior cells.
+
+    Raises:
+        UserError: the rank is short of the law's coefficients; the message says why.
+    """
+    needed = len(law.coefficients)
+    n = int(targets.point.sum())
+    if n == 0:
+        raise UserError(
+            f"none of the {len(targets)} cells has an interior optimum: widen the dropout grid, or train longer "
+            "on smaller prefixes, until dropout pays"
+        )
+    rank, condition = design_rank(design_of(targets, law)[targets.point])
+    if rank < needed:
+        ratios = np.unique(np.round(np.log10(targets.n_params / targets.sampled_tokens)[targets.point], 6))
+        if n < needed:
+            why = f"there are only {n} interior cells"
+        elif len(ratios) == 1:
+            why = "they all share one P/C ratio"
+        elif len(np.unique(targets.n_params[targets.point])) == 1:
+            why = "one model size and these prefixes and read-outs do not tell its coefficients apart"
+        else:
+            why = "their sizes, prefixes and read-outs do not tell its coefficients apart"
+        raise UserError(
+            f"the design of the {law.name} law has rank {rank} of {needed} over {n} interior cells, since {why}: "
+            "add prefixes, read-outs or a second model size, or fit --law first_order"
+        )
+    return rank, condition
+
+
+def fit_law(
+    selection: pd.DataFrame | None,
+    table: pd.DataFrame,
+    *,
+    law: str = DEFAULT_LAW,
+    fallback: str | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    p_min: float = P_MIN,
+    p_max: float = P_MAX,
+) -> Coefficients:
+    """Fit a law to the cells of one regime.
+
+    Args:
+        selection: rows of ``select_models``, the cells to use; None for all of the table's.
+        table: the tidy table that they come from.
+        law: name in the registry.
+        fallback: law to fit instead where the design's rank is short of ``law`` (``first_order``); the
+            result names it and says so. By default such a design is refused.
+        n_bootstrap, seed: draws, and what seeds them.
+
+    Raises:
+        UserError: no interior cell, a rank-deficient design, several regimes, tokenizers or corpora, an
+            unknown law, or a table that ``check_table`` refuses.
+    """
+    form = get_law(law)
+    targets = make_targets(selection, table, seed=seed)
+    notes = []
+    try:
+        rank, condition = check_rank(targets, form)
+    except UserError as error:
+        if fallback is None or not targets.point.any():
+            raise
+        form = get_law(fallback)
+        rank, condition = check_rank(targets, form)
+        notes.append(f"fitted {form.name} instead of {law}: {str(error).split(':')[0]}")
+    if not all(fit.noise.known for fit in targets.fits):
+        notes.append("no replicates: intervals come from the cells' scatter about the law alone")
+    problem = problem_of(targets, form, p_min, p_max)
+    rng = np.random.default_rng([seed, 1])
+    beta, _ = robust.fit(problem, targets.dropout, targets.start_weight, rng)
+    predicted = np.clip(problem.design @ beta, p_min, p_max)
+    errors = (predicted - targets.dropout)[targets.point]
+    discrepancy = _discrepancy(errors, targets.sd[targets.point], len(beta))
+    draws = _bootstrap(targets, problem, beta, predicted, discrepancy, n_bootstrap, rng)
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    left_out = _leave_each_out(targets, problem, beta)
+    loo_rmse = loo_regret = None
+    if left_out is not None:
+        loo_rmse = float(np.sqrt(np.mean((left_out - targets.dropout)[targets.point] ** 2)))
+        loo_regret = float(np.mean([fit.regret(p) for fit, p in zip(targets.fits, left_out, strict=True)]))
+    names = form.coefficients
+    return Coefficients(
+        regime=targets.fits[0].regime,
+        law=form.name,
+        coefficients=dict(zip(names, beta.tolist(), strict=True)),
+        intervals=dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True)),
+        p_min=p_min,
+        p_max=p_max,
+        rank=rank,
+        condition_number=condition,
+        n_cells=int(targets.point.sum()),
+        rmse=float(np.sqrt(np.mean(errors**2))),
+        loo_rmse=loo_rmse,
+        loo_regret=loo_regret,
+        cells=tuple(_cell_records(targets, predicted, left_out)),
+        tokenizer_hash=_only(table, "tokenizer_hash", targets),
+        corpus_hash=_only(table, "corpus_hash", targets),
+        discrepancy=discrepancy,
+        draws=tuple(tuple(draw) for draw in draws[:KEPT_DRAWS].tolist()),
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        notes=tuple(notes),
+    )
+
+
+def _only(table: pd.DataFrame, column: str, targets: Targets) -> str:
+    """The one value of a column among the regime's rows, empty where the table has no such column."""
+    if column not in table.columns:
+        return ""
+    values = sorted(table.loc[table["regime"] == targets.fits[0].regime, column].unique())
+    if len(values) > 1:
+        raise UserError(f"the rows differ in {column} ({', '.join(map(str, values))}): fit each kind alone")
+    return str(values[0])
+
+
+def _discrepancy(errors: Array, sd: Array, k: int) -> float:
+    """Method of moments: what the cells' squared distance from the law exceeds their own variance by."""
+    if len(errors) <= k:
+        return 0.0
+    excess = float(np.sum(errors**2) / (len(errors) - k) - np.mean(sd**2))
+    return float(np.sqrt(max(excess, 0.0)))
+
+
+def _bootstrap(
+    targets: Targets,
+    problem: robust.Problem,
+    beta: Array,
+    predicted: Array,
+    discrepancy: float,
+    n_bootstrap: int,
+    rng: np.random.Generator,
+) -> Array:
+    """(B, k) refits. Two levels: within cells the parametric noise of ``target_draws``; between blocks
+    (cells of one model and prefix), where the law misses by more than noise, a wild cluster bootstrap of
+    the misses, shrunk to the part that noise does not explain.
+    """
+    dropout = target_draws(targets, n_bootstrap, rng)
+    n, k = problem.design.shape
+    if discrepancy > 0:
+        share = discrepancy / np.sqrt(discrepancy**2 + targets.sd**2)
+        points = int(targets.point.sum())
+        miss = np.where(targets.point, targets.dropout - predicted, 0.0) * share * np.sqrt(points / max(points - k, 1))
+        signs = rng.choice(WEBB, size=(n_bootstrap, int(targets.block.max()) + 1))
+        dropout = dropout + miss * signs[:, targets.block]
+    z = coordinate(np.clip(dropout, 0.0, 1.0))
+    mask = np.ones((n_bootstrap, n))
+    return robust.minimise(problem, np.tile(beta, (n_bootstrap, 1)), z, mask)[0]
+
+
+def _leave_each_out(targets: Targets, problem: robust.Problem, beta: Array) -> Array | None:
+    """(n,) each cell's dropout by the law fitted without it, or None where that cannot be determined."""
+    if int(targets.point.sum()) <= problem.design.shape[1]:
+        return None
+    n = len(targets)
+    mask = 1.0 - np.eye(n)
+    refits, _ = robust.minimise(problem, np.tile(beta, (n, 1)), np.tile(targets.z, (n, 1)), mask)
+    predicted = (problem.design * refits).sum(axis=1)
+    return np.asarray(np.clip(predicted, problem.p_min, problem.p_max))
+
+
+def _cell_records(targets: Targets, predicted: Array, left_out: Array | None) -> list[dict[str, Any]]:
+    # The weight of the robust fit near its solution, 1 / (width in dropout)^2, as a share of the whole.
+    slope = 2.0 * targets.z
+    weight = 1.0 / (targets.width * slope) ** 2
+    return [
+        {
+            "phase": fit.phase,
+            "model": fit.model,
+            "n_params": fit.n_params,
+            "unique_tokens": fit.unique_tokens,
+            "sampled_tokens": fit.sampled_tokens,
+            "n_seeds": fit.n_seeds,
+            "status": fit.status,
+            "target": fit.target,
+            "target_sd": float(sd),
+            "start_weight": float(start),
+            "weight": float(share),
+            "law": float(p),
+            "left_out": None if left_out is None else float(left_out[i]),
+            "regret": float(fit.regret(p)),
+        }
+        for i, (fit, sd, start, share, p) in enumerate(
+            zip(
+                targets.fits,
+                targets.sd,
+                targets.start_weight / max(targets.start_weight.sum(), 1e-300),
+                weight / weight.sum(),
+                predicted,
+                strict=True,
+            )
+        )
+    ]
+
+
+def inside_calibration(
+    coefficients: Coefficients, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether points lie in the convex hull of the cells in (log10 P, log10 U, log10 C).
+
+    By linear programming (is the point a weighted mean of cells?), which also holds where all cells have
+    one model size and the hull is flat. Points within 1 % of it in P, U and C count as inside.
+    """
+    corners = _log_points([[c["n_params"], c["unique_tokens"], c["sampled_tokens"]] for c in coefficients.cells])
+    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (n_params, unique_tokens, sampled_tokens)))
+    points = _log_points(np.stack([a.ravel() for a in arrays], axis=-1))
+    tolerance = np.log10(1.01)
+    upper = np.concatenate([corners.T, -corners.T])
+    inside = [
+        linprog(
+            np.zeros(len(corners)),
+            A_ub=upper,
+            b_ub=np.concatenate([point + tolerance, tolerance - point]),
+            A_eq=np.ones((1, len(corners))),
+            b_eq=[1.0],
+        ).status
+        == 0
+        for point in points
+    ]
+    return np.array(inside, dtype=np.bool_).reshape(arrays[0].shape)
+
+
+def _log_points(values: Sequence[Sequence[float]] | Array) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(array) & (array > 0)):
+        raise UserError("parameters, unique and sampled tokens must be positive and finite")
+    return np.asarray(np.log10(array))

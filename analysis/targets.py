@@ -1,0 +1,197 @@
+"""What a law is fitted to: each cell's optimum, how sharply its loss tells dropouts apart, and its noise."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.cells import CELL_KEYS, Cell, check_table, make_cells
+from analysis.curves import can_fit, coordinate
+from analysis.optimum import CellFit, fit_cell, optimum_draws, pool_noise
+from tune_dd.errors import UserError
+from tune_dd.laws import Array
+
+# The paired standard deviation measured at pocket scale. It only scales the robust loss where a table has no
+# replicate to estimate noise from, and the coefficients then say so.
+NOMINAL_STANDARD_ERROR = 0.03
+# Draws behind a target's standard deviation; its relative error is 1 / sqrt(2 * 400) = 3.5 %.
+TARGET_DRAWS = 400
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The cells of one regime as arrays of length n, in the order of ``fits``.
+
+    Attributes:
+        fits, cells: the cells' statistics and decompositions.
+        n_params, unique_tokens, sampled_tokens: P, U, C.
+        dropout: target optimum; for a censored cell the edge of what it says.
+        sd: standard deviation of the target by the bootstrap; 0 where there is no noise estimate.
+        width: distance in z = sqrt(p + 0.1) at which the fitted loss is one paired standard error above its
+            minimum: flat cells are wide and so weigh little.
+        start_weight: 1 / (w^2 + sd^2), w the plateau's half-width floored at a third of a grid step; only the
+            interior cells have one, the others 0.
+        side: 0 for a target, -1 for a censored-low cell (only dropouts above the edge cost), +1 for a
+            censored-high one.
+        point: whether the cell's optimum is one (status interior).
+        block: index of the cell's (phase, model, U): its read-outs are of the same trials.
+    """
+
+    fits: tuple[CellFit, ...]
+    cells: tuple[Cell, ...]
+    n_params: Array
+    unique_tokens: Array
+    sampled_tokens: Array
+    dropout: Array
+    sd: Array
+    width: Array
+    start_weight: Array
+    side: NDArray[np.int64]
+    point: NDArray[np.bool_]
+    block: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+    @property
+    def z(self) -> Array:
+        return coordinate(self.dropout)
+
+
+def make_targets(selection: pd.DataFrame | None, table: pd.DataFrame, *, seed: int = 0) -> Targets:
+    """The targets of a table's cells.
+
+    Args:
+        selection: rows of ``select_models``: only those cells are used; None for all cells of the table.
+            A cell that several phases measured is taken from the phase with the most seeds.
+        table: the tidy table.
+
+    Raises:
+        UserError: several regimes, an empty selection, or what ``check_table`` refuses.
+    """
+    check_table(table)
+    cells = make_cells(table)
+    noise = pool_noise(cells)
+    if selection is not None:
+        wanted = set(selection[CELL_KEYS].itertuples(index=False, name=None))
+        cells = [cell for cell in cells if cell.key in wanted]
+    if not cells:
+        raise UserError("no cell is left to fit a law to: give a selection of cells that the table holds")
+    regimes = sorted({cell.key[0] for cell in cells})
+    if len(regimes) > 1:
+        raise UserError(f"coefficients belong to one regime, but the cells are of {', '.join(regimes)}: fit each alone")
+    best: dict[tuple[object, ...], Cell] = {}
+    for cell in cells:
+        place = cell.key[2:]
+        if place not in best or len(cell.seeds) > len(best[place].seeds):
+            best[place] = cell
+    kept = sorted(best.values(), key=lambda cell: cell.key)
+    fits = [fit_cell(cell, noise[cell.key], None, TARGET_DRAWS, seed) for cell in kept]
+    return _assemble(kept, fits)
+
+
+def _assemble(cells: list[Cell], fits: list[CellFit]) -> Targets:
+    side = np.zeros(len(fits), dtype=np.int64)
+    dropout, width, weight = (np.zeros(len(fits)) for _ in range(3))
+    for i, fit in enumerate(fits):
+        dropout[i] = fit.target
+        if fit.status == "censored_low":
+            side[i] = -1
+        elif fit.status == "censored_high":
+            side[i] = 1
+        width[i] = _width(fit)
+        if fit.status == "interior":
+            half = (fit.plateau[-1] - fit.plateau[0]) / 2 if fit.plateau else 0.0
+            sd = fit.target_sd if np.isfinite(fit.target_sd) else 0.0
+            weight[i] = 1.0 / (max(half, _grid_step(fit) / 3) ** 2 + sd**2)
+    blocks = {key: number for number, key in enumerate(dict.fromkeys(cell.key[1:5] for cell in cells))}
+    return Targets(
+        fits=tuple(fits),
+        cells=tuple(cells),
+        n_params=np.array([fit.n_params for fit in fits], dtype=np.float64),
+        unique_tokens=np.array([fit.unique_tokens for fit in fits], dtype=np.float64),
+        sampled_tokens=np.array([fit.sampled_tokens for fit in fits], dtype=np.float64),
+        dropout=dropout,
+        sd=np.nan_to_num(np.array([fit.target_sd for fit in fits])),
+        width=width,
+        start_weight=weight,
+        side=side,
+        point=np.array([fit.status == "interior" for fit in fits]),
+        block=np.array([blocks[cell.key[1:5]] for cell in cells], dtype=np.int64),
+    )
+
+
+def _grid_step(fit: CellFit) -> float:
+    """Mean distance of the best grid dropout to its neighbours."""
+    best = int(np.searchsorted(fit.dropouts, fit.grid_optimum))
+    return float(np.diff(fit.dropouts[max(best - 1, 0) : best + 2]).mean())
+
+
+def _width(fit: CellFit) -> float:
+    z = coordinate(fit.dropouts)
+    whole = float(z[-1] - z[0])
+    if fit.status == "no_signal" or fit.quadratic is None:
+        return whole
+    error = fit.standard_error if fit.noise.known else NOMINAL_STANDARD_ERROR
+    step = _grid_step(fit) / (2 * float(coordinate(fit.grid_optimum)))  # dz = dp / (2 z)
+    slope, half_second = fit.quadratic.slope_and_curvature(fit.target)
+    # regret(d) = |slope| d + half_second d^2 = error: at an inner minimum the slope is 0, at a censored
+    # edge it is what makes leaving the edge dear.
+    slope = abs(slope) if fit.status != "interior" else 0.0
+    if half_second <= 0:
+        distance = error / slope if slope > 0 else whole
+    else:
+        distance = (np.sqrt(slope**2 + 4 * half_second * error) - slope) / (2 * half_second)
+    return float(np.clip(distance, step / 3, whole))
+
+
+def noise_correlation(targets: Targets) -> float:
+    """Correlation, in [0, 1], of the residuals of one trial between its read-outs, pooled over blocks.
+
+    0 where no trial was read out twice.
+    """
+    residuals: dict[int, list[pd.Series]] = defaultdict(list)
+    for cell, block in zip(targets.cells, targets.block, strict=True):
+        if cell.df:
+            scaled = cell.residuals / max(float(np.sqrt(cell.rss / cell.df)), 1e-12)
+            labels = pd.MultiIndex.from_product([cell.seeds, cell.dropouts])
+            residuals[int(block)].append(pd.Series(scaled.ravel(), labels))
+    products, count = 0.0, 0.0
+    for group in residuals.values():
+        frame = pd.concat(group, axis=1).dropna()
+        matrix = frame.to_numpy()
+        off = matrix.sum(axis=1) ** 2 - (matrix**2).sum(axis=1)
+        products += float(off.sum())
+        count += float(((matrix**2).sum(axis=0).sum()) * (matrix.shape[1] - 1))
+    return float(np.clip(products / count, 0.0, 1.0)) if count else 0.0
+
+
+def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -> Array:
+    """(B, n) parametric bootstrap of all targets together, in dropout rate.
+
+    Read-outs of one block share a part of their noise, as large as ``noise_correlation``. Even draws take
+    every cell's quadratic optimum, odd ones the cubic's, about the targets, so that the joint spread holds
+    what the choice of curve does to all cells at once. Cells without a noise estimate do not move.
+    """
+    correlation = noise_correlation(targets)
+    common: dict[tuple[int, float], Array] = {}
+    result = np.tile(targets.dropout, (n_bootstrap, 1))
+    for i, (cell, fit, block) in enumerate(zip(targets.cells, targets.fits, targets.block, strict=True)):
+        own = rng.standard_normal((n_bootstrap, len(cell.dropouts)))
+        if not fit.noise.known or not targets.point[i]:
+            continue
+        for j, p in enumerate(cell.dropouts):
+            key = (int(block), float(p))
+            if correlation and key not in common:
+                common[key] = rng.standard_normal(n_bootstrap)
+            if correlation:
+                own[:, j] = np.sqrt(correlation) * common[key] + np.sqrt(1 - correlation) * own[:, j]
+        sd = fit.noise.sd * np.sqrt(fit.noise.df / rng.chisquare(fit.noise.df, n_bootstrap))
+        levels = cell.levels + sd[:, None] * (own @ cell.root)
+        for first, degree in enumerate((2, 3) if can_fit(len(cell.dropouts), 3) else (2, 2)):
+            result[first::2, i] = optimum_draws(levels[first::2], cell, degree)
+    return result
