@@ -1,0 +1,90 @@
+"""Read runs and say what they show.
+
+    python -m analysis                       # the newest run under ray_results/
+    python -m analysis RUN [RUN ...]         # these, together
+    python -m analysis advise --coefficients RUN/coefficients.json \\
+        --params 31e6 --unique-tokens 1e6 --sampled-tokens 8e6
+
+RUN is a run's folder, a metrics.jsonl, or a plain Tune experiment folder. Prints the tables, writes
+summary.*, model_selection.*, coefficients.json, comparison.*, figures/ and report.html into the run's
+folder, and says where. Needs neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.tables import newest_run
+from tune_dd.errors import UserError
+from tune_dd.laws import LAWS
+
+STORAGE = Path("ray_results")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 for what the user can mend (one line on stderr)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["advise"]:
+            from analysis.advise import advise_command
+
+            return advise_command(arguments[1:])
+        return analyse_command(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def analyse_command(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    from analysis.report import analyse
+    from analysis.terminal import make_console, print_tables
+
+    console = make_console()
+    analysis = analyse(
+        options.runs or [newest_run(options.storage)],
+        out=options.out,
+        law=options.law,
+        margin=options.margin,
+        n_bootstrap=options.bootstrap,
+        seed=options.seed,
+        report=options.report,
+        optuna=options.optuna,
+        tensorboard=options.tensorboard,
+    )
+    print_tables(analysis, console)
+    for path in analysis.files:
+        if path.name in ("optuna.db", "tensorboard"):
+            print(f"Export: {path}")
+    print(f"Report: {analysis.report}" if options.report else f"Tables: {analysis.folder}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m analysis",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("runs", nargs="*", type=Path, metavar="RUN", help="run folders or metrics.jsonl files (default: the newest)")
+    add("--storage", type=Path, default=STORAGE, help="where to look for the newest run (default: %(default)s)")
+    add("--out", type=Path, help="folder for the files (default: the run's; for several, combined/ beside the first)")
+    add("--law", choices=sorted(LAWS), help="fit this law and no other (default: interaction, else first_order)")
+    add("--margin", type=float, help="plateau margin in nats per token (default: one pooled paired standard error)")
+    add("--bootstrap", type=int, default=2000, help="bootstrap draws (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
+    add("--no-report", dest="report", action="store_false", help="tables only: no page, no figures")
+    add("--optuna", action="store_true", help="write optuna.db, for optuna-dashboard")
+    add("--tensorboard", action="store_true", help="write TensorBoard scalars under tensorboard/")
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""The law's dropout for a size and a stream not yet tried: ``python -m analysis advise``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis.figures import count_text
+from tune_dd.artifacts import read_json
+from tune_dd.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.coefficients import Coefficients
+
+UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "g": 1e9, "G": 1e9, "B": 1e9}
+
+
+def parse_count(text: str) -> float:
+    """A count as people write it: 31e6, 4k, 2.5M.
+
+    Raises:
+        UserError: it is not a positive finite number.
+    """
+    stripped = text.strip()
+    scale = UNITS.get(stripped[-1:], 1.0)
+    try:
+        value = float(stripped[:-1] if scale != 1.0 else stripped) * scale
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"{text!r} is not a positive count: write 31e6, 4k or 2.5M")
+    return value
+
+
+def parse_stages(text: str) -> list[tuple[float, float]]:
+    """``4k:65k,8k:131k`` -> pairs (U, C), C cumulative.
+
+    Raises:
+        UserError: a pair is malformed, or U or C does not grow.
+    """
+    pairs = []
+    for part in text.split(","):
+        unique, separator, sampled = part.partition(":")
+        if not separator:
+            raise UserError(f"stage {part!r} is not of the form U:C: write --stages 4k:65k,8k:131k")
+        pairs.append((parse_count(unique), parse_count(sampled)))
+    for (u, c), (later_u, later_c) in pairwise(pairs):
+        if later_u <= u or later_c <= c:
+            raise UserError(f"stages {text!r}: U and C (cumulative) must grow from stage to stage")
+    return pairs
+
+
+def read_coefficients(path: Path) -> Coefficients:
+    """Read a coefficients.json.
+
+    Raises:
+        UserError: it is missing, damaged or of another schema.
+    """
+    from analysis.coefficients import Coefficients
+
+    file = path / "coefficients.json" if path.is_dir() else path
+    data = read_json(file)
+    if not isinstance(data, dict):
+        raise UserError(f"{file} is not a coefficients.json: name the one that `python -m analysis` wrote")
+    try:
+        return Coefficients.from_dict(data)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error}): write it again with `python -m analysis`") from None
+
+
+def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[float, float]]) -> pd.DataFrame:
+    """The law's dropout at each (U, C).
+
+    Returns:
+        One row per stage: unique_tokens, sampled_tokens, dropout, low, high (95 % interval of the law's
+        value), inside (whether the point lies in the convex hull of the calibrated cells).
+    """
+    from analysis.coefficients import inside_calibration
+
+    unique, sampled = [u for u, _ in stages], [c for _, c in stages]
+    low, high = coefficients.interval(n_params, unique, sampled)
+    return pd.DataFrame(
+        {
+            "unique_tokens": unique,
+            "sampled_tokens": sampled,
+            "dropout": coefficients.predict(n_params, unique, sampled),
+            "low": low,
+            "high": high,
+            "inside": inside_calibration(coefficients, n_params, unique, sampled),
+        }
+    )
+
+
+def advise_command(arguments: Sequence[str]) -> int:
+    from rich.text import Text
+
+    from analysis.terminal import interval_text, make_console, new_table
+
+    options = parser().parse_args(arguments)
+    stages = requested(options.stages, options.unique_tokens, options.sampled_tokens)
+    n_params = parse_count(options.params)
+    coefficients = read_coefficients(options.coefficients)
+    advice = advise(coefficients, n_params, stages)
+    console = make_console()
+    table = new_table(
+        f"{coefficients.regime}, {coefficients.law} law, P = {count_text(n_params)}: p = {coefficients.form.formula}",
+        console,
+    )
+    for name in ("stage", "U", "C", "dropout", "95 % interval", "calibrated"):
+        table.add_column(name, justify="right")
+    for number, row in enumerate(advice.to_dict("records")):
+        table.add_row(
+            str(number),
+            count_text(row["unique_tokens"]),
+            count_text(row["sampled_tokens"]),
+            f"{row['dropout']:.3f}",
+            interval_text(row["low"], row["high"], 3),
+            "inside" if row["inside"] else "OUTSIDE",
+        )
+    console.print(table)
+    if not advice["inside"].all():
+        outside = int((~advice["inside"]).sum())
+        console.print(
+            Text(f"Warning: {outside} of {len(advice)} points lie outside the calibrated cells ({hull(coefficients)}).")
+        )
+        console.print(Text("There the law extrapolates, and its interval does not tell how far it may be off."))
+    console.print(
+        Text(f"The interval is the law's own; cells scatter about it by {coefficients.discrepancy:.3f} more.")
+    )
+    return 0
+
+
+def hull(coefficients: Coefficients) -> str:
+    """The ranges of the calibrated cells, for people; the hull itself is smaller."""
+    cells = pd.DataFrame(coefficients.cells)
+    ranges = []
+    for letter, name in (("P", "n_params"), ("U", "unique_tokens"), ("C", "sampled_tokens")):
+        ends = dict.fromkeys((count_text(cells[name].min()), count_text(cells[name].max())))
+        ranges.append(f"{letter} {' to '.join(ends)}")
+    return ", ".join(ranges)
+
+
+def requested(stages: str | None, unique: str | None, sampled: str | None) -> list[tuple[float, float]]:
+    if stages is not None:
+        if unique is not None or sampled is not None:
+            raise UserError("give either --stages or --unique-tokens with --sampled-tokens, not both")
+        return parse_stages(stages)
+    if unique is None or sampled is None:
+        raise UserError("give --unique-tokens and --sampled-tokens, or --stages 4k:65k,8k:131k")
+    return [(parse_count(unique), parse_count(sampled))]
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="python -m analysis advise", description=__doc__)
+    add = result.add_argument
+    add("--coefficients", type=Path, required=True, metavar="FILE", help="a coefficients.json, or the run that has it")
+    add("--params", required=True, metavar="P", help="parameters of the model, such as 31e6")
+    add("--unique-tokens", metavar="U", help="unique tokens in the training prefix, such as 1e6")
+    add("--sampled-tokens", metavar="C", help="tokens sampled in all by then, such as 8e6")
+    add("--stages", metavar="U:C,...", help="a stream instead: U:C of each stage, C cumulative, such as 4k:65k,8k:131k")
+    return result

@@ -1,0 +1,106 @@
+"""What else may lie in a run's folder: the training trace and the predictions written down beforehand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tune_dd.artifacts import TRACE, read_json
+from tune_dd.errors import UserError
+
+PREDICTIONS = "predictions.json"
+TRACE_COLUMNS: dict[str, type | tuple[type, ...]] = {"trial_id": str, "step": int, "train_loss": (int, float)}
+
+
+def read_trace(folders: tuple[Path, ...]) -> tuple[pd.DataFrame | None, list[str]]:
+    """Training loss as training went: columns trial_id, step, train_loss (nats per token); and notes.
+
+    A torn last line, as a kill leaves it, is passed over and noted; losses that are not finite are left out
+    (the ledger tells of the crash).
+
+    Raises:
+        UserError: another line is damaged, file and line named.
+    """
+    rows: list[dict[str, Any]] = []
+    notes = []
+    for path in (folder / TRACE for folder in folders):
+        if not path.is_file():
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text: restore it or move it away") from None
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                if number == len(lines):
+                    notes.append(f"{path}, line {number}: torn by an interruption, skipped.")
+                    continue
+                raise UserError(f"{path}, line {number}: not JSON: delete that line or move the file away") from None
+            for name, kind in TRACE_COLUMNS.items():
+                if not isinstance(row, dict) or not isinstance(row.get(name), kind):
+                    raise UserError(f"{path}, line {number}: no {name!r} of the right type: move the file away")
+            if math.isfinite(row["train_loss"]):
+                rows.append({name: row[name] for name in TRACE_COLUMNS})
+    return (pd.DataFrame(rows, columns=list(TRACE_COLUMNS)) if rows else None), notes
+
+
+def read_predictions(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """The predictions.json of the folders that have one: ``coefficients_hash``, ``time``, ``predictions``.
+
+    Raises:
+        UserError: a file is damaged or holds something else.
+    """
+    found = []
+    for path in (folder / PREDICTIONS for folder in folders):
+        if path.is_file():
+            data = read_json(path)
+            entries = data.get("predictions") if isinstance(data, dict) else None
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                raise UserError(f"{path} holds no list of predictions: restore it or move it away")
+            found.append(data)
+    return found
+
+
+def outcomes(
+    predictions: list[dict[str, Any]], selection: pd.DataFrame, comparison: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Every prediction beside what came out, as columns ``measured*``; empty text where nothing did yet.
+
+    A prediction that names a cell (unique_tokens, sampled_tokens, and model or n_params) meets that cell's
+    fitted optimum; one that names a condition meets its difference from the baseline.
+    """
+    rows = []
+    for entry in (entry for data in predictions for entry in data["predictions"]):
+        plain = {name: value for name, value in entry.items() if not isinstance(value, dict | list)}
+        rows.append({**plain, **measured_cell(entry, selection), **measured_condition(entry, comparison)})
+    return pd.DataFrame(rows)
+
+
+def measured_cell(entry: dict[str, Any], selection: pd.DataFrame) -> dict[str, Any]:
+    keys = [name for name in ("model", "n_params", "unique_tokens", "sampled_tokens") if name in entry]
+    if not len(selection) or not {"unique_tokens", "sampled_tokens"} <= set(keys) or len(keys) < 3:
+        return {}
+    hit = selection[(selection[keys] == pd.Series({name: entry[name] for name in keys})).all(axis=1)]
+    if hit.empty:
+        return {}
+    cell = hit.iloc[0]
+    return {"measured": cell["fitted_optimum"], "measured_status": cell["status"]}
+
+
+def measured_condition(entry: dict[str, Any], comparison: pd.DataFrame | None) -> dict[str, Any]:
+    if comparison is None or "condition" not in entry:
+        return {}
+    metric = entry.get("metric", "final_val_loss")
+    hit = comparison[(comparison["condition"] == entry["condition"]) & (comparison["metric"] == metric)]
+    if hit.empty:
+        return {}
+    row = hit.iloc[0]
+    return {"measured_difference": row["difference"], "measured_low": row["low"], "measured_high": row["high"]}

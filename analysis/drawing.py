@@ -1,0 +1,324 @@
+"""Pictures drawn with matplotlib: SVG and PNG bytes that are the same on every run.
+
+Colours are safe for colour-blind readers: Okabe and Ito's set for names, viridis for ordered quantities,
+and a marker or a line style repeats what a colour says.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from analysis.figures import Picture, count_text
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+INK, FAINT, ACCENT = "#222222", "#9a9a9a", "#D55E00"
+PLATEAU = "#56B4E9"
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "lines.linewidth": 1.3,
+    "svg.hashsalt": "tune_dd",  # ids in the SVG, otherwise random
+    "svg.fonttype": "none",  # text stays text: small, selectable, read aloud
+}
+LOSS = "validation loss (nats per token)"
+DROPOUT = "dropout rate p"
+UNITS = {"unique_tokens": "unique tokens U", "sampled_tokens": "sampled tokens C"}
+
+
+def render(picture: Picture) -> tuple[str, bytes]:
+    """Draw a picture: its SVG text and its PNG bytes (200 dpi), neither with a date in it."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=picture.size, layout="constrained")
+        globals()[picture.kind](figure, picture)
+        svg, png = io.StringIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    return clean_svg(svg.getvalue(), picture), png.getvalue()
+
+
+def clean_svg(svg: str, picture: Picture) -> str:
+    """An SVG to stand in a page: no XML prologue, ids of its own, and a fallback for its font."""
+    svg = svg[svg.index("<svg") :]
+    prefix = re.sub(r"\W", "_", picture.name)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)([^")]+)', rf"\g<1>{prefix}-\2", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+
+
+def ordered_colours(levels: Sequence[float]) -> dict[float, Any]:
+    """Viridis from dark to light, its palest end left out: it vanishes on white."""
+    values = sorted(set(levels))
+    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(values)))
+    return dict(zip(values, shades, strict=True))
+
+
+def named_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour, dash and marker per name; together they tell 28 names apart."""
+    styles = zip(cycle(OKABE_ITO), np.repeat(np.arange(len(DASHES)), len(OKABE_ITO)), cycle(MARKERS), strict=False)
+    return {
+        name: {"color": colour, "linestyle": DASHES[dash], "marker": marker}
+        for name, (colour, dash, marker) in zip(names, styles, strict=False)
+    }
+
+
+def count_axis(ax: Axes, which: str, values: Sequence[float]) -> None:
+    """A logarithmic axis of token counts with ticks at what was measured, at most eight of them."""
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    ticks = sorted(set(values))
+    step = -(-len(ticks) // 8)
+    axis.set_ticks(ticks[::-1][::step])
+    axis.set_major_formatter(FuncFormatter(lambda value, _: count_text(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def draw_cell(figure: Figure, picture: Picture) -> None:
+    """Seeds faint, means as dots, the fitted curves, the optimum with its interval and the plateau."""
+    ax = figure.add_subplot()
+    data, labels = picture.data, picture.labels
+    series = dict(list(data.groupby("series")))
+    half = grid_half_step(series["mean"]["dropout"])
+    ax.axvspan(
+        labels["plateau_low"] - half / 3,
+        labels["plateau_high"] + half / 3,
+        color=PLATEAU,
+        alpha=0.18,
+        lw=0,
+        label="plateau",
+    )
+    for number, (_, rows) in enumerate(series["seed"].groupby("seed")):
+        ax.plot(
+            rows["dropout"],
+            rows["val_loss"],
+            color=FAINT,
+            lw=0.6,
+            marker=".",
+            ms=2.5,
+            label="seeds" if not number else None,
+        )
+    mean = series["mean"]
+    ax.plot(mean["dropout"], mean["val_loss"], "o", color=INK, ms=3.5, label="mean")
+    for name, colour, dash in (("quadratic", OKABE_ITO[0], "-"), ("cubic", OKABE_ITO[2], DASHES[1])):
+        if name in series:
+            ax.plot(series[name]["dropout"], series[name]["val_loss"], color=colour, ls=dash, label=name)
+    low, high = data["val_loss"].min(), data["val_loss"].max()
+    at = low - 0.07 * (high - low)
+    if labels["status"] == "interior":
+        ax.plot(
+            [labels["low"], labels["high"]],
+            [at, at],
+            color=ACCENT,
+            lw=1.6,
+            solid_capstyle="butt",
+            label="95 % interval",
+        )
+        ax.plot(labels["optimum"], at, "D", color=ACCENT, ms=4.5, label="optimum")
+    elif labels["status"] != "no_signal":
+        marker = "<" if labels["status"] == "censored_low" else ">"
+        ax.plot(labels["grid_optimum"], at, marker, mfc="none", color=ACCENT, ms=6, label="censored")
+    ax.set_xlabel(DROPOUT)
+    ax.set_ylabel(LOSS)
+    figure.legend(loc="outside lower center", ncols=4, columnspacing=1.0, handlelength=1.4)
+
+
+def grid_half_step(dropouts: pd.Series) -> float:
+    steps = np.diff(np.sort(dropouts.unique()))
+    return float(steps.min() / 2) if len(steps) else 0.02
+
+
+def draw_optimum(figure: Figure, picture: Picture) -> None:
+    """Best dropout against U or C, the other as colour and marker."""
+    ax = figure.add_subplot()
+    x, by = picture.labels["x"], picture.labels["by"]
+    cells = picture.data[picture.data["series"] == "cell"]
+    law = picture.data[picture.data["series"] == "law"]
+    colours = ordered_colours(cells[by].tolist())
+    shift = dict(zip(colours, np.linspace(-0.012, 0.012, len(colours)) if len(colours) > 1 else [0.0], strict=True))
+    span = np.log(cells[x].max() / cells[x].min())
+    for (level, colour), marker in zip(colours.items(), cycle(MARKERS), strict=False):
+        line = law[law[by] == level]
+        if law.empty:
+            own = cells[cells[by] == level].sort_values(x)
+            ax.plot(own[x] * np.exp(shift[level] * span), own["dropout"], color=colour, lw=0.6)
+        ax.fill_between(line[x], line["low"], line["high"], color=colour, alpha=0.13, lw=0)
+        ax.plot(line[x], line["dropout"], color=colour, lw=1)
+        for status, rows in cells[cells[by] == level].groupby("status"):
+            at = rows[x] * np.exp(shift[level] * span)  # side by side, so that bars do not hide one another
+            if status == "interior":
+                reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["dropout"].to_numpy())
+                ax.errorbar(at, rows["dropout"], yerr=reach, fmt=marker, color=colour, ms=4.5, lw=0.8)
+            else:
+                shape = {"censored_low": "v", "censored_high": "^"}.get(str(status), "x")
+                ax.plot(at, rows["dropout"], shape, mfc="none", color=colour, ms=5)
+        ax.plot([], [], marker=marker, color=colour, label=count_text(level))
+    ax.set_xlabel(f"{UNITS[x]} (tokens)")
+    ax.set_ylabel(f"best {DROPOUT}")
+    ax.set_ylim(-0.03, None)
+    count_axis(ax, "x", cells[x].tolist())
+    figure.legend(
+        title=f"{UNITS[by]} (tokens)", loc="outside lower center", ncols=6, columnspacing=1.0, title_fontsize=7
+    )
+
+
+def draw_residuals(figure: Figure, picture: Picture) -> None:
+    """Law less target against the law's dropout, with and without the cell in the fit."""
+    ax = figure.add_subplot()
+    data = picture.data
+    colours = ordered_colours(data["unique_tokens"].tolist())
+    ax.axhline(0, color=INK, lw=0.8)
+    for prefix, colour in colours.items():
+        own = data[data["unique_tokens"] == prefix]
+        points = own[own["status"] == "interior"]
+        ax.errorbar(points["law"], points["residual"], yerr=points["target_sd"], fmt="o", color=colour, ms=4, lw=0.8)
+        for status, shape in (("censored_low", "v"), ("censored_high", "^")):
+            rows = own[own["status"] == status]
+            ax.plot(rows["law"], rows["residual"], shape, mfc="none", color=colour, ms=5)
+        if points["left_out"].notna().any():
+            ax.plot(
+                points["left_out"], points["left_out"] - points["target"], "o", mfc="none", color=colour, ms=6, lw=0
+            )
+        ax.plot([], [], "o", color=colour, label=f"U = {count_text(prefix)}")
+    ax.set_xlabel("the law's dropout rate p")
+    ax.set_ylabel("law less optimum (dropout rate)")
+    figure.legend(loc="outside lower center", ncols=5, columnspacing=1.0)
+
+
+def draw_pairs(figure: Figure, picture: Picture) -> None:
+    """Lower triangle of scatter plots, one per pair of coefficients."""
+    data, fit = picture.data, picture.labels["fit"]
+    names = list(data.columns)
+    size = len(names) - 1
+    for row, vertical in enumerate(names[1:]):
+        for column, horizontal in enumerate(names[: row + 1]):
+            ax = figure.add_subplot(size, size, row * size + column + 1)
+            ax.plot(data[horizontal], data[vertical], ".", color=OKABE_ITO[0], ms=1.8, alpha=0.5, rasterized=True)
+            ax.plot(fit[horizontal], fit[vertical], "P", color=ACCENT, mec="white", ms=7)
+            ax.tick_params(labelsize=6)
+            if row == size - 1:
+                ax.set_xlabel(horizontal)
+            if column == 0:
+                ax.set_ylabel(vertical)
+
+
+def draw_held_out(figure: Figure, picture: Picture) -> None:
+    """A dot per law and way of holding out."""
+    ax = figure.add_subplot()
+    data = picture.data
+    laws = list(dict.fromkeys(data["law"]))
+    ways = list(dict.fromkeys(data["held_out"]))
+    for way, style in named_styles(ways).items():
+        rows = data[data["held_out"] == way]
+        at = [laws.index(law) for law in rows["law"]]
+        ax.plot(rows["regret"], at, style["marker"], color=style["color"], ms=5, label=escaped(str(way)))
+    ax.set_yticks(range(len(laws)), laws)
+    ax.set_ylim(len(laws) - 0.5, -0.5)
+    ax.set_xlim(0, None)
+    ax.set_xlabel("mean regret on held-out cells (nats per token)")
+    figure.legend(loc="outside lower center", ncols=3)
+
+
+def draw_curves(figure: Figure, picture: Picture) -> None:
+    """Loss against C for each dropout; validation solid, training dotted."""
+    ax = figure.add_subplot()
+    data = picture.data
+    for dropout, colour in ordered_colours(data["dropout"].tolist()).items():
+        rows = data[data["dropout"] == dropout].sort_values("sampled_tokens")
+        ax.plot(rows["sampled_tokens"], rows["val_loss"], color=colour, marker=".", label=f"p = {dropout:g}")
+        ax.plot(rows["sampled_tokens"], rows["train_loss"], color=colour, lw=0.9, ls=":")
+    ax.set_xlabel("sampled tokens C (tokens)")
+    ax.set_ylabel("loss (nats per token)")
+    count_axis(ax, "x", data["sampled_tokens"].tolist())
+    figure.legend(loc="outside lower center", ncols=4, columnspacing=1.0, handlelength=1.4)
+
+
+def draw_paths(figure: Figure, picture: Picture) -> None:
+    """Dropout at each stage, a step line per condition."""
+    ax = figure.add_subplot()
+    stages = picture.data.drop_duplicates(["condition", "stage"])
+    for name, style in named_styles(sorted(stages["condition"].unique())).items():
+        rows = stages[stages["condition"] == name].sort_values("stage")
+        ax.plot(rows["stage"], rows["dropout"], **style, ms=3.5, lw=1.1, label=escaped(name))
+    prefixes = stages.drop_duplicates("stage").sort_values("stage")
+    ax.set_xticks(
+        prefixes["stage"],
+        [f"{s}\nU {count_text(u)}" for s, u in zip(prefixes["stage"], prefixes["unique_tokens"], strict=True)],
+    )
+    ax.set_xlabel("stage, and its unique tokens")
+    ax.set_ylabel(DROPOUT)
+    figure.legend(loc="outside lower center", ncols=3)
+
+
+def draw_stream(figure: Figure, picture: Picture) -> None:
+    """Validation loss of every condition less the mean over conditions: their spread is small beside its fall."""
+    ax = figure.add_subplot()
+    wide = picture.data.pivot_table(index="sampled_tokens", columns="condition", values="val_loss")
+    wide = wide.sub(wide.mean(axis=1), axis=0)
+    for name, style in named_styles(sorted(wide.columns)).items():
+        ax.plot(wide.index, wide[name], **style, ms=3.5, lw=1.1, label=escaped(name))
+    ax.axhline(0, color=INK, lw=0.6)
+    ax.set_xlabel("sampled tokens C (tokens)")
+    ax.set_ylabel("validation loss less the conditions' mean\n(nats per token)")
+    count_axis(ax, "x", wide.index.tolist())
+    figure.legend(loc="outside lower center", ncols=3)
+
+
+def draw_trace(figure: Figure, picture: Picture) -> None:
+    """Training loss of single trials, a colour per dropout."""
+    ax = figure.add_subplot()
+    data = picture.data
+    colours = ordered_colours(data["dropout"].tolist())
+    for _, rows in data.groupby("trial_id", sort=False):
+        ax.plot(rows["step"], rows["train_loss"], color=colours[rows["dropout"].iloc[0]], lw=0.6, alpha=0.8)
+    for dropout, colour in colours.items():
+        ax.plot([], [], color=colour, label=f"p = {dropout:g}")
+    ax.set_xlabel("optimizer step")
+    ax.set_ylabel("training loss (nats per token)")
+    figure.legend(loc="outside lower center", ncols=5)
+
+
+def draw_comparison(figure: Figure, picture: Picture) -> None:
+    """A forest plot: difference and interval per condition, the primary contrast filled."""
+    ax = figure.add_subplot()
+    rows = picture.data.iloc[::-1].reset_index(drop=True)
+    for at, row in enumerate(rows.to_dict("records")):
+        colour = OKABE_ITO[0] if row["primary"] else INK
+        ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.4)
+        ax.plot(row["difference"], at, "o", color=colour, mfc=colour if row["primary"] else "white", ms=5)
+    ax.axvline(0, color=INK, lw=0.8)
+    ax.set_yticks(range(len(rows)), [escaped(name) for name in rows["condition"]])
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    ax.set_xlabel("difference in validation loss (nats per token)")
+
+
+def escaped(text: str) -> str:
+    """A user's text as matplotlib must draw it: a dollar begins a formula otherwise, and a leading _ hides it."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

@@ -1,0 +1,338 @@
+"""report.html: one self-contained page that opens offline, on a phone and in print.
+
+Everything that comes from users (names, paths, descriptions) is escaped here, in one place each: a cell
+of a table or a piece of text goes through ``text``. Pictures are inline SVG that matplotlib escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import count_text
+from analysis.style import STYLE_SHEET
+from analysis.terminal import STATUS_WORDS, best_text, devices, interval_text, p_text, signed
+from analysis.words import CLASS_WORDS, answer, law_sentence
+
+if TYPE_CHECKING:
+    from analysis.figures import Picture
+    from analysis.report import Analysis
+
+MAX_ROWS = 400
+# No script, no request: what a page of results may do is be read.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+Shown = Sequence[tuple[str, "Picture", str]]
+
+
+def render_page(analysis: Analysis, shown: Shown) -> str:
+    """The page as text; ``shown`` holds (section, picture, SVG)."""
+    experiment = analysis.experiment
+    title = f"{experiment.regime}: which dropout?"
+    sections = [
+        ("answer", "The answer", answer_part(analysis)),
+        ("run", "What was run", run_part(analysis)),
+        ("cells", "Best dropout per cell", selection_part(analysis, shown)),
+        ("optimum", "Optimum against unique and sampled tokens", gallery(shown, "optimum", wide=True)),
+        ("law", "The law", law_part(analysis, shown)),
+        ("stream", "Schedules on the stream", stream_part(analysis, shown)),
+        ("predictions", "Predicted beforehand, and what came out", predictions_part(analysis)),
+        ("curves", "Training curves", gallery(shown, "curves", wide=False)),
+        ("ledger", "Ledger", ledger_part(analysis)),
+        ("reproduce", "How to reproduce", reproduce_part(analysis)),
+    ]
+    sections = [(key, heading, body) for key, heading, body in sections if body]
+    links = "".join(f'<a href="#{key}">{text(heading)}</a>' for key, heading, _ in sections)
+    bodies = "".join(f'<section id="{key}"><h2>{text(heading)}</h2>{body}</section>' for key, heading, body in sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{text(title)}</title><style>{STYLE_SHEET}</style></head><body>"
+        f"<header><h1>{text(title)}</h1>{badge(experiment.evidence)}</header>"
+        f"<nav>{links}</nav><main>{bodies}</main></body></html>\n"
+    )
+
+
+def text(value: object) -> str:
+    return escape(str(value), quote=True)
+
+
+def badge(evidence: str) -> str:
+    kind = evidence if evidence in CLASS_WORDS else "run"
+    return f'<p class="badge {kind}">{text(CLASS_WORDS.get(evidence, f"Class: {evidence}."))}</p>'
+
+
+def paragraph(value: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
+
+
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]], numeric: int = 0, caption: str = "") -> str:
+    """A table whose columns from ``numeric`` on are numbers, set to the right; it scrolls by itself."""
+    head = "".join(f'<th scope="col"{align(i, numeric)}>{text(name)}</th>' for i, name in enumerate(headings))
+    body = "".join(
+        "<tr>" + "".join(f"<td{align(i, numeric)}>{text(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    above = f"<caption>{text(caption)}</caption>" if caption else ""
+    table = f"<table>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def align(column: int, numeric: int) -> str:
+    return ' class="n"' if numeric and column >= numeric else ""
+
+
+def gallery(shown: Shown, section: str, *, wide: bool) -> str:
+    """Pictures side by side as far as the screen allows. Their ids are their file names."""
+    figures = [
+        f'<figure><h3>{text(picture.title)}</h3><div role="img" aria-label="{text(picture.caption)}">{svg}</div>'
+        f"<figcaption>{text(picture.caption)}</figcaption></figure>"
+        for key, picture, svg in shown
+        if key == section
+    ]
+    return f'<div class="{"wide" if wide else "grid"}">{"".join(figures)}</div>' if figures else ""
+
+
+def answer_part(analysis: Analysis) -> str:
+    parts = [paragraph(answer(analysis.selection, analysis.comparison) or "Nothing can be said yet.", "answer")]
+    if analysis.coefficients is not None:
+        parts.append(paragraph(law_sentence(analysis.coefficients)))
+    parts += [paragraph(f"Note: {note}", "note") for note in analysis.notes]
+    return "".join(parts)
+
+
+def run_part(analysis: Analysis) -> str:
+    table, configs = analysis.experiment.table, analysis.experiment.configs
+    models = table.drop_duplicates("model").sort_values("n_params")
+    planned = [config["n_trials"] for config in configs if isinstance(config.get("n_trials"), int)]
+    n_trials = table["trial_id"].nunique()
+    progress = f"{n_trials} with results"
+    if planned and len(planned) == len(analysis.experiment.folders):
+        progress += f" of {sum(planned)} planned"
+    ledger = analysis.experiment.ledger
+    crashed = int((ledger["status"] == "crash").sum()) if ledger is not None else 0
+    rows: list[tuple[str, str]] = [
+        ("Class", f"{analysis.experiment.evidence} (no table on this page mixes classes)"),
+        ("Regime", " ".join(dict.fromkeys([analysis.experiment.regime, *titles(configs)]))),
+        ("Phase, scale", f"{listed(table['phase'])}; {listed(table['scale'])}"),
+        ("Trials", progress + (f", {crashed} crashed" if crashed else "")),
+        ("Device", ", ".join(devices(table))),
+        ("Models", ", ".join(f"{row.model} (P = {row.n_params:,})" for row in models.itertuples())),
+        ("Seeds", listed(table["seed"])),
+        ("Unique tokens U", ", ".join(count_text(u) for u in sorted(table["unique_tokens"].unique()))),
+        ("Protocol", f"batch {listed(table['batch_size'])} x context {listed(table['context'])}, {rates(table)}"),
+        ("Vocabulary", listed(table["vocab_size"])),
+        (
+            "Validation",
+            f"{listed(table['val_tokens'])} tokens, text {listed(table['validation_hash']) or 'not hashed'}",
+        ),
+        ("Corpus", listed(table["corpus_hash"])),
+        ("Tokenizer", listed(table["tokenizer_hash"])),
+        ("Runs", ", ".join(str(folder) for folder in analysis.experiment.folders) or str(analysis.folder)),
+    ]
+    for config in configs:
+        if isinstance(config.get("attribution"), str):
+            rows.append(("Attribution", config["attribution"]))
+    return definitions(dict(rows))
+
+
+def definitions(rows: dict[str, str]) -> str:
+    return "<dl>" + "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in rows.items()) + "</dl>"
+
+
+def titles(configs: list[dict[str, Any]]) -> list[str]:
+    regimes = [config["regime"] for config in configs if isinstance(config.get("regime"), dict)]
+    return [f"({regime['title']})" for regime in regimes if regime.get("title")]
+
+
+def listed(values: pd.Series) -> str:
+    return ", ".join(str(value) for value in sorted(values.unique()))
+
+
+def rates(table: pd.DataFrame) -> str:
+    low, high = table["learning_rate"].min(), table["learning_rate"].max()
+    return f"learning rate {high:g}" if low == high else f"learning rate {low:g} to {high:g} at read-outs"
+
+
+def selection_part(analysis: Analysis, shown: Shown) -> str:
+    selection = analysis.selection
+    if selection.empty:
+        return ""
+    headings = ["phase", "model", "U", "C", "status", "seeds", "best", "95 % interval", "cubic", "plateau"]
+    rows = [
+        (
+            row["phase"],
+            row["model"],
+            count_text(row["unique_tokens"]),
+            count_text(row["sampled_tokens"]),
+            STATUS_WORDS[row["status"]],
+            row["n_seeds"],
+            best_text(row),
+            interval_text(row["fitted_low"], row["fitted_high"], 2),
+            f"{row['cubic_optimum']:.2f}" if np.isfinite(row["cubic_optimum"]) else "-",
+            f"{row['plateau_low']:.2f} to {row['plateau_high']:.2f}",
+            signed(row["improvement"], 3),
+            interval_text(row["improvement_low"], row["improvement_high"], 3),
+        )
+        for row in selection.head(MAX_ROWS).to_dict("records")
+    ]
+    caption = f"Class: {analysis.experiment.evidence}. Gain: validation loss at p = 0 less that at the best other rate."
+    table = html_table([*headings, "gain (nats)", "95 % interval"], rows, numeric=5, caption=caption)
+    about = paragraph(
+        "The plateau is the set of dropouts not shown worse than the best one: within one pooled paired standard "
+        "error. An optimum on the edge of the grid is censored: a bound, not a point."
+    )
+    drawn = sum(section == "cells" for section, _, _ in shown)
+    rest = len(selection) - drawn
+    more = paragraph(f"{rest} more cells are in model_selection.csv; those of the last read-outs are drawn.")
+    return about + table + gallery(shown, "cells", wide=False) + (more if rest else "")
+
+
+def law_part(analysis: Analysis, shown: Shown) -> str:
+    coefficients = analysis.coefficients
+    if coefficients is None:
+        return paragraph(analysis.law_note)
+    rows = [
+        (name, f"{value:.4f}", interval_text(*coefficients.intervals[name], 4))
+        for name, value in coefficients.coefficients.items()
+    ]
+    quality = {
+        "Form": f"p = {coefficients.form.formula}, held to [{coefficients.p_min:g}, {coefficients.p_max:g}]",
+        "Cells": f"{coefficients.n_cells} with an interior optimum, {len(coefficients.cells)} in all",
+        "Design": f"rank {coefficients.rank}, condition number {coefficients.condition_number:.1f}",
+        "Error on the cells fitted": f"{coefficients.rmse:.4f} in dropout (root mean square)",
+    }
+    if coefficients.loo_rmse is not None and coefficients.loo_regret is not None:
+        quality["Error on a cell left out"] = (
+            f"{coefficients.loo_rmse:.4f} in dropout, which costs {coefficients.loo_regret:.4f} nats per token"
+        )
+    parts = [
+        html_table(
+            ["coefficient", "value", "95 % interval"],
+            rows,
+            numeric=1,
+            caption=f"Class: {analysis.experiment.evidence}.",
+        ),
+        definitions(quality),
+        *(paragraph(f"Note: {note}.", "note") for note in coefficients.notes),
+        held_out_table(analysis),
+        gallery(shown, "law", wide=True),
+    ]
+    return "".join(parts)
+
+
+def held_out_table(analysis: Analysis) -> str:
+    if analysis.held_out is None or analysis.held_out.empty:
+        return ""
+    return frame_table(analysis.held_out, f"Regret on held-out cells (class: {analysis.experiment.evidence}).")
+
+
+def stream_part(analysis: Analysis, shown: Shown) -> str:
+    pictures = gallery(shown, "stream", wide=True)
+    if analysis.comparison is None:
+        return pictures
+    headings = [
+        "metric",
+        "condition",
+        "baseline",
+        "pairs",
+        "difference",
+        "95 % interval",
+        "paired t",
+        "sign flip",
+        "Holm",
+    ]
+    rows = [
+        (
+            row["metric"],
+            f"{row['condition']}{' (primary)' if row['primary'] else ''}",
+            row["baseline"],
+            row["n_pairs"],
+            signed(row["difference"], 4),
+            interval_text(row["low"], row["high"], 4),
+            p_text(row["p_paired_t"]),
+            p_text(row["p_sign_flip"]),
+            p_text(row["p_holm"]),
+        )
+        for row in analysis.comparison.to_dict("records")
+    ]
+    pairs = int(analysis.comparison["n_pairs"].max())
+    caption = (
+        f"Class: {analysis.experiment.evidence}. Differences in nats per token, paired by seed; the last three "
+        f"columns are p-values. With {pairs} pairs the smallest two-sided sign-flip p is {2 / 2**pairs:.3g}."
+    )
+    return html_table(headings, rows, numeric=3, caption=caption) + pictures
+
+
+def predictions_part(analysis: Analysis) -> str:
+    if analysis.predictions.empty:
+        return ""
+    return frame_table(analysis.predictions, f"Class: {analysis.experiment.evidence}.")
+
+
+def frame_table(frame: pd.DataFrame, caption: str) -> str:
+    """Any table of results as it is, floats to four decimals."""
+    rows = [[plain(value) for value in row] for row in frame.head(MAX_ROWS).itertuples(index=False, name=None)]
+    return html_table([str(name).replace("_", " ") for name in frame.columns], rows, caption=caption)
+
+
+def plain(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if np.isnan(value) else f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1e4 else f"{value:g}"
+    return str(value)
+
+
+def ledger_part(analysis: Analysis) -> str:
+    """Every trial, crashed ones first and in sight; a long ledger is folded."""
+    ledger = analysis.experiment.ledger
+    if ledger is None:
+        return ""
+    crashed = ledger[ledger["status"] == "crash"]
+    columns = ["trial", "val_bpb", "memory_gb", "status", "description"]
+    count = f"{len(ledger)} trials, {len(crashed)} crashed."
+    parts = [paragraph(count)]
+    if len(crashed):
+        parts.append(html_table(columns, crashed[columns].itertuples(index=False, name=None), caption="Crashed"))
+    rest = ledger[ledger["status"] != "crash"]
+    table = html_table(columns, rest[columns].head(MAX_ROWS).itertuples(index=False, name=None))
+    more = paragraph(f"{len(rest) - MAX_ROWS} more are in results.tsv.") if len(rest) > MAX_ROWS else ""
+    parts.append(f"<details><summary>{len(rest)} other trials</summary>{table}{more}</details>" if len(rest) else "")
+    return "".join(parts)
+
+
+def reproduce_part(analysis: Analysis) -> str:
+    parts = []
+    for config in analysis.experiment.configs:
+        if isinstance(config.get("command"), str):
+            parts.append(f"<pre>{text(config['command'])}</pre>")
+        rows = {
+            "Created": config.get("created"),
+            "Version": config.get("version"),
+            "Commit": config.get("git_commit"),
+            "Python": config.get("python"),
+            "Platform": config.get("platform"),
+            "Libraries": versions(config.get("libraries")),
+        }
+        if known := {name: str(value) for name, value in rows.items() if value}:
+            parts.append(definitions(known))
+    parts.append(paragraph("This page and the tables beside it come from:"))
+    runs = " ".join(str(folder) for folder in analysis.experiment.folders) or str(analysis.folder)
+    parts.append(f"<pre>python -m analysis {text(runs)}</pre>")
+    parts.append(
+        paragraph(
+            "Every number can be traced: metrics.jsonl holds one row per read-out, summary.json every seed's values "
+            "beside each mean, and figures/ the data of each picture as CSV."
+        )
+    )
+    return "".join(parts)
+
+
+def versions(libraries: object) -> str:
+    if not isinstance(libraries, dict):
+        return ""
+    return ", ".join(f"{name} {version}" for name, version in sorted(libraries.items()))

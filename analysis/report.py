@@ -1,0 +1,317 @@
+"""One call from runs to everything that is read: tables, coefficients, comparison, pictures, the page."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis.companions import outcomes, read_predictions, read_trace
+from analysis.tables import Experiment, load_experiment
+from analysis.terminal import print_tables
+from tune_dd.artifacts import write_atomic, write_json, write_text_atomic
+from tune_dd.errors import UserError
+from tune_dd.laws import DEFAULT_LAW, get_law
+
+if TYPE_CHECKING:
+    from analysis.coefficients import Coefficients
+    from analysis.figures import Picture
+    from analysis.optimum import CellFit
+
+__all__ = ["Analysis", "analyse", "compute", "print_tables", "write"]
+
+REPORT, FIGURES, COMBINED = "report.html", "figures", "combined"
+SUMMARY, SELECTION, COMPARISON, COEFFICIENTS = "summary", "model_selection", "comparison", "coefficients.json"
+FALLBACK_LAW = "first_order"
+CELL = ["regime", "phase", "model", "n_params", "unique_tokens", "sampled_tokens"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that an analysis found.
+
+    Attributes:
+        experiment: the tidy table and where it came from.
+        summary, selection: the tables of summary.csv and model_selection.csv; ``selection`` is empty where
+            there is no calibration cell.
+        fits: the statistics behind each row of ``selection``.
+        coefficients: the fitted law, or None; ``law_note`` then says why.
+        held_out: regret of each law on cells left out (law, held_out, regret, n), or None.
+        comparison: the table of comparison.csv, or None where there is no stream.
+        predictions: what was predicted beside what came out, empty where nothing was.
+        trace: training loss by step, or None.
+        notes: sentences that the reader must be told.
+        folder: where the files are.
+        files: what was written, the report last.
+    """
+
+    experiment: Experiment
+    summary: pd.DataFrame
+    selection: pd.DataFrame
+    fits: tuple[CellFit, ...]
+    coefficients: Coefficients | None
+    law_note: str
+    held_out: pd.DataFrame | None
+    comparison: pd.DataFrame | None
+    predictions: pd.DataFrame
+    trace: pd.DataFrame | None
+    notes: tuple[str, ...]
+    folder: Path
+    files: tuple[Path, ...] = ()
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+
+def analyse(
+    paths: Sequence[Path | str],
+    *,
+    out: Path | str | None = None,
+    law: str | None = None,
+    margin: float | None = None,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+    report: bool = True,
+    export: bool = True,
+    optuna: bool = False,
+    tensorboard: bool = False,
+) -> Analysis:
+    """Analyse one run, or several together, and write what is found.
+
+    Args:
+        paths: as ``load_experiment`` takes them.
+        out: folder for the files; by default the run's own, and for several runs ``combined`` beside the first.
+        law: name of the law to fit. Asked for by name, a design that cannot give it is an error; by default
+            the interaction law is tried, then the first-order one, and the result says which and why.
+        margin: plateau margin in nats per token; by default one pooled paired standard error.
+        n_bootstrap, seed: draws of the parametric bootstrap, and what seeds them.
+        report: write report.html and figures/.
+        export: write table.csv and table.parquet.
+        optuna, tensorboard: write those exports too.
+
+    Raises:
+        UserError: as ``load_experiment``; a table without an analysable row; ``law`` cannot be fitted; the
+            folder cannot be written. Nothing is written before everything is computed.
+    """
+    if law is not None:
+        get_law(law)
+    experiment = load_experiment(paths)
+    folder = output_folder(experiment, paths, out)
+    analysis = compute(experiment, folder, law=law, margin=margin, n_bootstrap=n_bootstrap, seed=seed)
+    return write(analysis, report=report, export=export, optuna=optuna, tensorboard=tensorboard)
+
+
+def output_folder(experiment: Experiment, paths: Sequence[Path | str], out: Path | str | None) -> Path:
+    if out is not None:
+        folder = Path(out)
+    elif len(experiment.folders) > 1:
+        folder = experiment.folders[0].parent / COMBINED
+    else:
+        folder = experiment.folders[0] if experiment.folders else Path(paths[0]).resolve().parent
+    nearest = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"cannot write to {folder}: give another folder with --out")
+    return folder
+
+
+def compute(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    law: str | None = None,
+    margin: float | None = None,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+) -> Analysis:
+    """Every statistic of an experiment; nothing is written."""
+    from analysis.optimum import cell_fits, selection_table, summarise
+
+    table, notes = experiment.table, list(experiment.notes)
+    summary = summarise(table)
+    static, told = calibration_rows(table)
+    notes += told
+    fits = cell_fits(static, margin=margin, n_bootstrap=n_bootstrap, seed=seed) if len(static) else []
+    selection = selection_table(fits)
+    coefficients, law_note = fit(selection, static, law, seed)
+    held_out = held_out_regret(selection, static, coefficients, seed)
+    comparison = compare_stream(table, notes, seed)
+    if not fits and comparison is None:
+        raise UserError(
+            f"{folder}: neither a static trial of a calibration phase nor a stream with a baseline is finished: "
+            "let the run go on, or --resume it"
+        )
+    trace, told = read_trace(experiment.folders)
+    return Analysis(
+        experiment=experiment,
+        summary=summary,
+        selection=selection,
+        fits=tuple(fits),
+        coefficients=coefficients,
+        law_note=law_note,
+        held_out=held_out,
+        comparison=comparison,
+        predictions=outcomes(read_predictions(experiment.folders), selection, comparison),
+        trace=trace,
+        notes=(*notes, *told),
+        folder=folder,
+    )
+
+
+def calibration_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that make cells. Cells with one dropout so far (a run under way) are left out, and told.
+
+    Raises:
+        UserError: no cell has more than one dropout.
+    """
+    from analysis.cells import cell_rows
+
+    rows = cell_rows(table)
+    if rows.empty:
+        return rows, []
+    tried = rows.groupby(CELL)["dropout"].transform("nunique")
+    if (tried < 2).all():
+        raise UserError(
+            f"every cell has one dropout only ({rows['dropout'].iloc[0]:g} for {rows['trial_name'].iloc[0]}): "
+            "an optimum needs at least two, better seven; run more with --dropouts"
+        )
+    left_out = rows[tried < 2].drop_duplicates(CELL)
+    notes = [
+        f"{row['model']} U={row['unique_tokens']} C={row['sampled_tokens']} has one dropout only so far: left out."
+        for row in left_out.to_dict("records")
+    ]
+    return rows[tried >= 2], notes
+
+
+def fit(selection: pd.DataFrame, table: pd.DataFrame, law: str | None, seed: int) -> tuple[Coefficients | None, str]:
+    """The law's coefficients, or None and the reason. A law asked for by name must be possible."""
+    from analysis.coefficients import fit_law
+
+    if selection.empty:
+        if law is not None:
+            raise UserError(f"--law {law} needs calibration cells: analyse a calibrate run, or leave --law out")
+        return None, "There are no calibration cells to fit a law to."
+    try:
+        fallback = None if law is not None else FALLBACK_LAW
+        return fit_law(selection, table, law=law or DEFAULT_LAW, fallback=fallback, seed=seed), ""
+    except UserError as error:
+        if law is not None:
+            raise
+        return None, f"No law is fitted: {error}."
+
+
+def held_out_regret(
+    selection: pd.DataFrame, table: pd.DataFrame, coefficients: Coefficients | None, seed: int
+) -> pd.DataFrame | None:
+    return None
+
+
+def compare_stream(table: pd.DataFrame, notes: list[str], seed: int) -> pd.DataFrame | None:
+    return None
+
+
+def pictures(analysis: Analysis) -> list[tuple[str, Picture]]:
+    """Every picture of the report with the section that it belongs to."""
+    from analysis import figures
+
+    found = [("cells", picture) for picture in figures.cell_pictures(analysis.fits)]
+    if len(analysis.selection):
+        shown = figures.optimum_pictures(analysis.selection, analysis.coefficients)
+        found += [("optimum", picture) for picture in shown]
+    if analysis.coefficients is not None:
+        found += [("law", picture) for picture in figures.law_pictures(analysis.coefficients, analysis.held_out)]
+    if analysis.comparison is not None:
+        found += [("stream", picture) for picture in figures.comparison_pictures(analysis.comparison)]
+    found += [("curves", picture) for picture in figures.curve_pictures(analysis.experiment.table, analysis.trace)]
+    return found
+
+
+def write(
+    analysis: Analysis, *, report: bool = True, export: bool = True, optuna: bool = False, tensorboard: bool = False
+) -> Analysis:
+    """Write the files of an analysis; returns it with ``files`` filled in."""
+    from analysis import exports
+
+    folder = analysis.folder
+    shown = [(section, picture, *drawn(picture)) for section, picture in pictures(analysis)] if report else []
+    make_folder(folder / FIGURES if report else folder)
+    files = [*write_pair(folder, SUMMARY, analysis.summary, per_seed(analysis))]
+    if len(analysis.selection):
+        files += write_pair(folder, SELECTION, analysis.selection)
+    if analysis.comparison is not None:
+        files += write_pair(folder, COMPARISON, analysis.comparison)
+    path = folder / COEFFICIENTS
+    if analysis.coefficients is not None:
+        write_json(path, analysis.coefficients.to_dict())
+        files.append(path)
+    if export:
+        files += exports.write_table(analysis.experiment.table, folder)
+    if optuna:
+        files.append(exports.write_optuna(analysis.experiment.table, folder))
+    if tensorboard:
+        files.append(exports.write_tensorboard(analysis.experiment.table, folder, analysis.trace))
+    if report:
+        from analysis.page import render_page
+
+        for _, picture, svg, png in shown:
+            stem = folder / FIGURES / safe_name(picture.name)
+            write_text_atomic(stem.with_name(stem.name + ".svg"), svg)
+            write_atomic(stem.with_name(stem.name + ".png"), png)
+            exports.write_csv(stem.with_name(stem.name + ".csv"), picture.data)
+        write_text_atomic(folder / REPORT, render_page(analysis, [(s, p, svg) for s, p, svg, _ in shown]))
+        files += [folder / FIGURES, folder / REPORT]
+    return replace(analysis, files=tuple(files))
+
+
+def drawn(picture: Picture) -> tuple[str, bytes]:
+    from analysis.drawing import render
+
+    return render(picture)
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder} ({error.strerror}): give another folder with --out") from None
+
+
+def safe_name(name: str) -> str:
+    """A file name out of a name that holds what users wrote."""
+    return re.sub(r"[^\w.+-]", "_", name).lstrip(".")
+
+
+def write_pair(folder: Path, stem: str, frame: pd.DataFrame, records: list[dict[str, Any]] | None = None) -> list[Path]:
+    """STEM.csv, and STEM.json with the same rows as records (NaN as null)."""
+    from analysis.exports import write_csv
+
+    csv, json = folder / f"{stem}.csv", folder / f"{stem}.json"
+    write_csv(csv, frame)
+    write_json(json, plain_records(frame) if records is None else records)
+    return [csv, json]
+
+
+def plain_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in record.items()} for record in records]
+
+
+def per_seed(analysis: Analysis) -> list[dict[str, Any]]:
+    """The rows of summary.csv with every seed's values beside the mean, so that anyone can recompute it."""
+    from analysis.optimum import SUMMARY_KEYS, SUMMARY_VALUES
+
+    columns = ["seed", *SUMMARY_VALUES]
+    seeds: dict[Any, list[dict[str, Any]]] = {}
+    for key, *values in zip(
+        analysis.experiment.table[SUMMARY_KEYS].itertuples(index=False, name=None),
+        *(analysis.experiment.table[name].tolist() for name in columns),
+        strict=True,
+    ):
+        seeds.setdefault(key, []).append(dict(zip(columns, values, strict=True)))
+    keys = analysis.summary[SUMMARY_KEYS].itertuples(index=False, name=None)
+    return [{**row, "seeds": seeds[key]} for row, key in zip(plain_records(analysis.summary), keys, strict=True)]

@@ -1,0 +1,161 @@
+"""The tables in the terminal: at most 100 columns, without ornament where nobody looks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.figures import count_text
+from analysis.words import CLASS_WORDS, answer, law_sentence
+
+if TYPE_CHECKING:
+    from analysis.report import Analysis
+
+# More cells than fit on two screens are cut to the last read-outs, which decide; the CSV has them all.
+MAX_ROWS = 60
+STATUS_WORDS = {
+    "interior": "interior",
+    "censored_low": "censored low",
+    "censored_high": "censored high",
+    "no_signal": "no signal",
+}
+
+
+def print_tables(analysis: Analysis, console: Console | None = None) -> None:
+    """Print what was found: class and regime, the optimum and plateau of each cell, the law, the stream."""
+    console = console or make_console()
+    experiment = analysis.experiment
+    table = experiment.table
+    n_trials = table["trial_id"].nunique()
+    console.print(
+        Text(f"{experiment.regime}: {n_trials} trials, {len(table)} read-outs on {', '.join(devices(table))}."),
+        Text(CLASS_WORDS.get(experiment.evidence, f"Class: {experiment.evidence}.")),
+    )
+    for note in analysis.notes:
+        console.print(Text(f"Note: {note}", style="yellow"))
+    if len(analysis.selection):
+        console.print(selection_table(analysis.selection, experiment.evidence, console))
+    print_law(analysis, console)
+    if analysis.comparison is not None:
+        console.print(comparison_table(analysis.comparison, experiment.evidence, console))
+    if text := answer(analysis.selection, analysis.comparison):
+        console.print(Text(text, style="bold"))
+
+
+def make_console() -> Console:
+    """A console that is 100 columns wide where there is no terminal to ask."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=100)
+
+
+def devices(table: pd.DataFrame) -> list[str]:
+    pairs = table[["device", "device_name"]].drop_duplicates().itertuples(index=False, name=None)
+    return sorted({f"{device} ({name})" if name and name != device else device for device, name in pairs})
+
+
+def new_table(title: str, console: Console) -> Table:
+    style = box.SIMPLE_HEAD if console.is_terminal else box.MARKDOWN
+    return Table(title=Text(title), title_justify="left", box=style, pad_edge=False, title_style="bold")
+
+
+def selection_table(selection: pd.DataFrame, evidence: str, console: Console) -> Table:
+    """Optimum and plateau per cell."""
+    cells, title = selection, f"Best dropout per cell ({evidence})"
+    if len(cells) > MAX_ROWS:
+        last = cells.groupby(["phase", "model", "unique_tokens"])["sampled_tokens"].transform("max")
+        cells = cells[cells["sampled_tokens"] == last]
+        hidden = len(selection) - min(len(cells), MAX_ROWS)
+        cells = cells.head(MAX_ROWS)
+        title += f", last read-outs; model_selection.csv has the other {hidden}"
+    table = new_table(title, console)
+    several = selection["phase"].nunique() > 1
+    for name in (["phase"] if several else []) + ["model"]:
+        table.add_column(name)
+    for name in ("U", "C", "seeds", "best", "95 % interval", "plateau"):
+        table.add_column(name, justify="right")
+    table.add_column("status")
+    table.add_column("gain over p=0", justify="right")
+    order = ["phase", "n_params", "model", "unique_tokens", "sampled_tokens"]
+    for row in cells.sort_values(order).to_dict("records"):
+        values = [row["phase"]] if several else []
+        values += [
+            row["model"],
+            count_text(row["unique_tokens"]),
+            count_text(row["sampled_tokens"]),
+            str(row["n_seeds"]),
+            best_text(row),
+            interval_text(row["fitted_low"], row["fitted_high"], 2),
+            f"{row['plateau_low']:.2f}-{row['plateau_high']:.2f}",
+            STATUS_WORDS[row["status"]],
+            signed(row["improvement"], 3),
+        ]
+        table.add_row(*map(Text, values), style=None if row["status"] == "interior" else "dim")
+    return table
+
+
+def best_text(row: dict[Any, Any]) -> str:
+    """The fitted optimum; for a censored cell the bound that is known, for a flat one nothing."""
+    if row["status"] == "no_signal":
+        return "-"
+    if row["status"] == "interior":
+        return f"{row['fitted_optimum']:.2f}"
+    edge = float(row["grid_optimum"])
+    if edge == 0:
+        return "0"  # nothing lies below it
+    return f"{'<=' if row['status'] == 'censored_low' else '>='}{edge:.2f}"
+
+
+def interval_text(low: float, high: float, digits: int) -> str:
+    return f"[{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) and np.isfinite(high) else "-"
+
+
+def signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}" if np.isfinite(value) else "-"
+
+
+def print_law(analysis: Analysis, console: Console) -> None:
+    coefficients = analysis.coefficients
+    if coefficients is None:
+        console.print(Text(analysis.law_note))
+        return
+    table = new_table(f"The {coefficients.law} law", console)
+    table.add_column("coefficient")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name, value in coefficients.coefficients.items():
+        table.add_row(name, f"{value:.4f}", interval_text(*coefficients.intervals[name], 4))
+    console.print(table)
+    console.print(Text(law_sentence(coefficients)))
+    for note in coefficients.notes:
+        console.print(Text(f"Note: {note}.", style="yellow"))
+
+
+def comparison_table(comparison: pd.DataFrame, evidence: str, console: Console) -> Table:
+    """Conditions against their baseline, paired by seed."""
+    table = new_table(f"Conditions against the best static dropout, nats per token ({evidence})", console)
+    for name in ("metric", "condition", "baseline"):
+        table.add_column(name, overflow="fold")
+    for name in ("pairs", "difference", "95 % interval", "p sign", "p Holm"):
+        table.add_column(name, justify="right")
+    for row in comparison.to_dict("records"):
+        table.add_row(
+            Text(str(row["metric"]).removesuffix("_val_loss")),
+            Text(str(row["condition"]) + (" *" if row["primary"] else "")),
+            Text(str(row["baseline"])),
+            str(row["n_pairs"]),
+            signed(row["difference"], 4),
+            interval_text(row["low"], row["high"], 4),
+            p_text(row["p_sign_flip"]),
+            p_text(row["p_holm"]),
+        )
+    return table
+
+
+def p_text(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "-"

@@ -1,0 +1,130 @@
+"""The answer in plain words: how the best dropout moves with U and C, how sure that is, where it is censored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import count_text
+
+if TYPE_CHECKING:
+    from analysis.coefficients import Coefficients
+
+CLASS_WORDS = {
+    "evidence": "Evidence: full scale on mps, the device of the reference study.",
+    "run": "Run: full scale, but not on mps, the device of the reference study; it is no evidence for that study.",
+    "rehearsal": "Rehearsal: pocket scale; it shows that the method works and is no evidence for the reference study.",
+}
+EDGES = {"censored_low": "lowest", "censored_high": "highest"}
+
+
+def answer(selection: pd.DataFrame, comparison: pd.DataFrame | None = None) -> str:
+    """One sentence on the optimum, and one on the stream where there is one. Empty for an empty selection."""
+    parts = []
+    if len(selection):
+        parts.append(optimum_sentence(main_model(selection)))
+    if comparison is not None and len(comparison):
+        parts.append(stream_sentence(comparison))
+    return " ".join(part for part in parts if part)
+
+
+def main_model(selection: pd.DataFrame) -> pd.DataFrame:
+    """The cells of the model (and phase) with most of them, the larger model on a tie."""
+    sizes = selection.groupby(["phase", "model"])["n_params"].agg(["size", "max"]).sort_values(["size", "max"])
+    phase, model = sizes.index[-1]
+    chosen: pd.DataFrame = selection[(selection["phase"] == phase) & (selection["model"] == model)]
+    return chosen
+
+
+def optimum_sentence(cells: pd.DataFrame) -> str:
+    last = cells[cells["sampled_tokens"] == cells["sampled_tokens"].max()].sort_values("unique_tokens")
+    first = cells[cells["unique_tokens"] == cells["unique_tokens"].min()].sort_values("sampled_tokens")
+    place = f"On {cells['regime'].iloc[0]}, {cells['model'].iloc[0]}"
+    c, u = count_text(last["sampled_tokens"].iloc[0]), count_text(first["unique_tokens"].iloc[0])
+    if len(last) > 1:
+        text = f"{place}, the best dropout after C = {c} sampled tokens {move(last, 'unique_tokens', 'U')}"
+    else:
+        where = f"U = {count_text(last['unique_tokens'].iloc[0])} unique and C = {c} sampled tokens"
+        text = f"{place}, the best dropout at {where} is {optimum(last.iloc[0])}"
+    if len(first) > 1:
+        text += f"; at U = {u} it {move(first, 'sampled_tokens', 'C')}"
+    return f"{text}; {certainty(cells)}."
+
+
+def move(cells: pd.DataFrame, column: str, letter: str) -> str:
+    """From the first cell to the last, claimed as a move only where their intervals do not meet."""
+    a, b = cells.iloc[0], cells.iloc[-1]
+    verb = "does not move clearly:"
+    if bounds(b)[1] < bounds(a)[0]:
+        verb = "falls"
+    elif bounds(a)[1] < bounds(b)[0]:
+        verb = "rises"
+    ends = [f"{optimum(row)} at {letter} = {count_text(row[column])}" for row in (a, b)]
+    return f"{verb} from {ends[0]} to {ends[1]}"
+
+
+def bounds(row: pd.Series) -> tuple[float, float]:
+    """What the cell says of its optimum: an interval, half a line where censored, all rates where it says nothing."""
+    if row["status"] == "no_signal" or not np.isfinite(row["fitted_low"]):
+        return 0.0, 1.0
+    low, high = float(row["fitted_low"]), float(row["fitted_high"])
+    if row["status"] == "censored_low":
+        return 0.0, high
+    return (low, 1.0) if row["status"] == "censored_high" else (low, high)
+
+
+def optimum(row: pd.Series) -> str:
+    if row["status"] in EDGES:
+        return f"{row['grid_optimum']:.2f} (censored: the {EDGES[row['status']]} tried)"
+    if row["status"] == "no_signal":
+        return "nothing that stands out"
+    if not np.isfinite(row["fitted_low"]):
+        return f"{row['fitted_optimum']:.2f} (one seed, no interval)"
+    return f"{row['fitted_optimum']:.2f} [{row['fitted_low']:.2f}, {row['fitted_high']:.2f}]"
+
+
+def certainty(cells: pd.DataFrame) -> str:
+    counts = cells["status"].value_counts()
+    interior = int(counts.get("interior", 0))
+    text = f"{interior} of {len(cells)} cells have their optimum inside the grid"
+    censored = [f"{counts[status]} {word}" for status, word in CENSORED_WORDS.items() if status in counts]
+    return text + (f" ({', '.join(censored)})" if censored else "")
+
+
+CENSORED_WORDS = {
+    "censored_low": "at its low end",
+    "censored_high": "at its high end",
+    "no_signal": "without a visible effect",
+}
+
+
+def stream_sentence(comparison: pd.DataFrame) -> str:
+    primary = comparison[comparison["primary"].astype(bool) & (comparison["metric"] == "final_val_loss")]
+    if primary.empty:
+        return ""
+    row = primary.iloc[0]
+    verdict = "is not shown to differ from"
+    if row["high"] < 0:
+        verdict = "ends lower than"
+    elif row["low"] > 0:
+        verdict = "ends higher than"
+    return (
+        f"On the stream, {row['condition']} {verdict} {row['baseline']}: final validation loss "
+        f"{row['difference']:+.4f} nats per token [{row['low']:+.4f}, {row['high']:+.4f}] over {row['n_pairs']} seeds."
+    )
+
+
+def law_sentence(coefficients: Coefficients) -> str:
+    """The fitted law as a formula with its numbers, and how well it predicts cells left out."""
+    terms = ", ".join(f"{name} = {value:.3f}" for name, value in coefficients.coefficients.items())
+    text = (
+        f"The {coefficients.law} law, p = {coefficients.form.formula}, fits {coefficients.n_cells} cells with {terms}"
+    )
+    if coefficients.loo_rmse is not None and coefficients.loo_regret is not None:
+        text += (
+            f"; on cells left out it is off by {coefficients.loo_rmse:.3f} in dropout, "
+            f"which costs {coefficients.loo_regret:.4f} nats per token"
+        )
+    return f"{text}."
