@@ -151,7 +151,9 @@ def build_files(
     _write_tokens(files.tokens, [parts[TRAIN], parts[VALIDATION]], sum(s.tokens for s in splits.values()))
     tokens = np.load(files.tokens, mmap_mode="r")
     n_train = splits[TRAIN].tokens
-    share = overlap.overlap_share(tokens[:n_train], tokens[n_train:], token_spellings(tokenizer_json), int(tokens[0]))
+    share = overlap.overlap_share(
+        tokens[:n_train], tokens[n_train:], token_spellings(tokenizer_json), int(tokens[0]), n_workers
+    )
     return {
         **{key: {n: getattr(s, key) for n, s in splits.items()} for key in ("tokens", "documents", "bytes")},
         "duplicates_dropped": sum(s.duplicates for s in splits.values()),

@@ -33,6 +33,8 @@ HARVEST = 1  # raise it when the rules here change, so that caches are built ane
 
 # Test code has few docstrings, costs a fifth of the parsing, and is not installed everywhere.
 SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
+# Licences stand word for word in several packages, the held-out one among them, and are not prose.
+_LICENCES = ("Redistribution and use in source and binary forms", "Permission is hereby granted, free of charge")
 _FILES_PER_TASK = 400
 
 
@@ -62,7 +64,7 @@ def versions() -> list[dict[str, Any]]:
 
 
 def harvest(n_workers: int, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Docstring]:
-    """All documents, exact duplicates dropped, in the order of their content hash.
+    """All documents, licences and exact duplicates dropped, in the order of their content hash.
 
     That order makes every prefix a fair sample of all packages. Of a text that the held-out package shares
     with another one, the held-out package keeps the only copy.
@@ -85,6 +87,8 @@ def harvest(n_workers: int, progress: Callable[[int, int], None] = lambda done, 
             progress(done, n_files)
     unique: dict[bytes, Docstring] = {}
     for document in documents:
+        if any(words in document.text for words in _LICENCES):
+            continue
         key = blake2b(document.text.encode(), digest_size=16).digest()
         if key not in unique or document.package == HELD_OUT:
             unique[key] = document
