@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 TRAIN_EVAL_TOKENS = 16_384
-EVAL_BATCH_TOKENS = 16_384  # of one batch on an accelerator: enough to keep it busy
+EVAL_BATCH_TOKENS = 16_384  # of one batch: enough to keep an accelerator busy
 
 Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 

@@ -168,7 +168,7 @@ class TrialRun:
         protocol, data = self.spec.protocol, self.data
         trained = max(0, self.step - 1)
         _, stage = self.stage_of(trained)
-        batch = self._fused.batch if self._fused is not None else EVAL_BATCH_TOKENS // protocol.context or 1
+        batch = max(1, EVAL_BATCH_TOKENS // protocol.context)
         self.model.set_dropout(0.0)
         train, validation = (
             evaluate(self._token_losses, batches, data.token_bytes, self.device)
