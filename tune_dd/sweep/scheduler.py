@@ -36,12 +36,8 @@ _OBJECT_STORE_BYTES = 80 * 2**20  # rows are all that passes through it; Ray's m
 
 def main() -> int:
     request = json.loads(sys.stdin.readline())
-    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-    def send(event: str, **fields: Any) -> None:
-        events.write(json.dumps({"event": event, **fields}) + "\n")
-
     threading.Thread(target=_end_with_the_command, daemon=True).start()
     os.environ.update(RAY_ENVIRONMENT)
     address = request["address"]
@@ -49,6 +45,9 @@ def main() -> int:
         os.environ.update(LOCAL_RAY_ENVIRONMENT)
     import ray
 
+    from tune_dd.sweep.watch import open_events, send
+
+    open_events(events)
     try:
         _connect(request)
     except Exception as error:
@@ -63,9 +62,9 @@ def main() -> int:
                 f"needs {amount:g}: start the cluster with it, or leave --address out",
             )
             return 1
-    threading.Thread(target=_watch_ray, args=(send, address), daemon=True).start()
+    threading.Thread(target=_watch_ray, args=(address,), daemon=True).start()
     send("ready", pid=os.getpid())
-    _fit(request, send)
+    _fit(request)
     send("done")
     ray.shutdown()
     return 0
@@ -90,30 +89,13 @@ def _connect(request: dict[str, Any]) -> None:
         ray.init(address=request["address"], log_to_driver=False, logging_level="error")
 
 
-def _fit(request: dict[str, Any], send: Any) -> None:
+def _fit(request: dict[str, Any]) -> None:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
     from search_spaces.static_dropout import param_space
-    from tune_dd.errors import UserError
+    from tune_dd.sweep.watch import Watch
     from tune_dd.trainable import train_trial
-
-    class Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped
-        """Tells the command of trials that failed; rows it reads from the journals itself."""
-
-        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self._tell(trial, final=False)
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self._tell(trial, final=True)
-
-        def _tell(self, trial: Any, *, final: bool) -> None:
-            error = trial.get_pickled_error()
-            cause = getattr(error, "cause", error)
-            message = " ".join(str(cause if cause is not None else "its worker died").split())
-            kind = "user" if isinstance(cause, UserError) else "worker"
-            trial_id = trial.config["trial"]["id"]
-            send("trial_failed", trial_id=trial_id, kind=kind, final=final, message=message[:500])
 
     tune.Tuner(
         tune.with_resources(train_trial, request["trial_resources"]),
@@ -154,9 +136,11 @@ def kill_ray() -> None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
-def _watch_ray(send: Any, address: str) -> None:
+def _watch_ray(address: str) -> None:
     """A driver whose raylet or GCS died waits for ever: say so and leave."""
     import ray
+
+    from tune_dd.sweep.watch import send
 
     while True:
         time.sleep(1.0)
