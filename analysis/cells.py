@@ -7,17 +7,23 @@ cell: most of what it drew came from other prefixes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import connected_components
 
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
 
+# (regime, phase, model, n_params, unique_tokens, sampled_tokens)
+Key = tuple[str, str, str, int, int, int]
 CELL_PHASES = ("screen", "confirm", "calibrate")
+# Below this many residual degrees of freedom a cell borrows the noise of its model's other cells.
+MIN_DF = 6
 CELL_KEYS = ["regime", "phase", "model", "n_params", "unique_tokens", "sampled_tokens"]
 ROW_KEYS = ["regime", "phase", "model", "condition", "seed", "stage", "unique_tokens", "sampled_tokens"]
 
@@ -81,7 +87,7 @@ class Cell:
         dropped: dropouts left out because they share no seed, even indirectly, with the others.
     """
 
-    key: tuple[str, str, str, int, int, int]
+    key: Key
     dropouts: Array
     seeds: tuple[int, ...]
     losses: Array
@@ -135,12 +141,12 @@ def make_cell(rows: pd.DataFrame) -> Cell:
     )
 
 
-def decompose(key: tuple[str, str, str, int, int, int], seed: Array, dropout: Array, loss: Array) -> Cell:
+def decompose(key: Key, seed: ArrayLike, dropout: ArrayLike, loss: ArrayLike) -> Cell:
     """Build a cell from three arrays of one length: seed, dropout and loss of each trial."""
-    seeds, s = np.unique(seed, return_inverse=True)
-    dropouts, p = np.unique(dropout, return_inverse=True)
+    seeds, s = np.unique(np.asarray(seed), return_inverse=True)
+    dropouts, p = np.unique(np.asarray(dropout, dtype=np.float64), return_inverse=True)
     losses = np.full((len(seeds), len(dropouts)), np.nan)
-    losses[s, p] = loss
+    losses[s, p] = np.asarray(loss, dtype=np.float64)
     dropped: tuple[float, ...] = ()
     if np.isnan(losses).any():
         present = ~np.isnan(losses)
@@ -200,3 +206,43 @@ def make_cells(table: pd.DataFrame) -> list[Cell]:
             "the table has no static trial of the screen, confirm or calibrate phase: run a calibration first"
         )
     return [make_cell(group) for _, group in rows.groupby(CELL_KEYS, sort=True)]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of one trial's loss after seed and dropout effects.
+
+    Attributes:
+        sd: nats per token; NaN where nothing gives it.
+        df: degrees of freedom behind it.
+        borrowed: whether other cells of the model (or regime) supplied it.
+    """
+
+    sd: float
+    df: int
+    borrowed: bool = False
+
+    @property
+    def known(self) -> bool:
+        return self.df > 0 and np.isfinite(self.sd)
+
+
+def pool_noise(cells: Iterable[Cell]) -> dict[Key, Noise]:
+    """Each cell's noise: its own where it has at least six degrees of freedom, else that pooled over the
+    cells of its model, else over those of its regime.
+    """
+    cells = list(cells)
+    pools: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0, 0])
+    for cell in cells:
+        for pool in (cell.key[:1], (cell.key[0], cell.key[2])):
+            pools[pool][0] += cell.rss
+            pools[pool][1] += cell.df
+    result = {}
+    for cell in cells:
+        rss, df, borrowed = cell.rss, cell.df, False
+        for pool in ((cell.key[0], cell.key[2]), cell.key[:1]):
+            if df >= MIN_DF or pools[pool][1] <= df:
+                continue
+            rss, df, borrowed = pools[pool][0], int(pools[pool][1]), True
+        result[cell.key] = Noise(float(np.sqrt(rss / df)) if df else float("nan"), df, borrowed)
+    return result

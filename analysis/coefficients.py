@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linprog
 
 from analysis import robust
@@ -135,7 +135,7 @@ def design_of(targets: Targets, law: Law) -> Array:
 
 
 def problem_of(targets: Targets, law: Law, p_min: float = P_MIN, p_max: float = P_MAX) -> robust.Problem:
-    return robust.Problem(design_of(targets, law), targets.width, targets.side, p_min, p_max)
+    return robust.Problem(design_of(targets, law), targets.width, p_min, p_max)
 
 
 def check_rank(targets: Targets, law: Law) -> tuple[int, float]:
@@ -209,13 +209,13 @@ def fit_law(
         notes.append("no replicates: intervals come from the cells' scatter about the law alone")
     problem = problem_of(targets, form, p_min, p_max)
     rng = np.random.default_rng([seed, 1])
-    beta, _ = robust.fit(problem, targets.dropout, targets.start_weight, rng)
+    beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
     predicted = np.clip(problem.design @ beta, p_min, p_max)
     errors = (predicted - targets.dropout)[targets.point]
-    discrepancy = _discrepancy(errors, targets.sd[targets.point], len(beta))
+    discrepancy = _discrepancy(targets, errors, len(beta))
     draws = _bootstrap(targets, problem, beta, predicted, discrepancy, n_bootstrap, rng)
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    left_out = _leave_each_out(targets, problem, beta)
+    left_out = _leave_out(targets, problem, beta, np.arange(len(targets)))
     loo_rmse = loo_regret = None
     if left_out is not None:
         loo_rmse = float(np.sqrt(np.mean((left_out - targets.dropout)[targets.point] ** 2)))
@@ -255,12 +255,20 @@ def _only(table: pd.DataFrame, column: str, targets: Targets) -> str:
     return str(values[0])
 
 
-def _discrepancy(errors: Array, sd: Array, k: int) -> float:
-    """Method of moments: what the cells' squared distance from the law exceeds their own variance by."""
+def _freedom(targets: Targets, k: int) -> float:
+    """What residual variances are multiplied by since k coefficients were fitted: G / (G - k), G the blocks
+    with interior cells. Read-outs of one block err together, so that blocks count, not cells.
+    """
+    blocks = len(np.unique(targets.block[targets.point]))
+    return blocks / max(blocks - k, 1)
+
+
+def _discrepancy(targets: Targets, errors: Array, k: int) -> float:
+    """Method of moments: what the interior cells' squared distance from the law exceeds their variance by."""
     if len(errors) <= k:
         return 0.0
-    excess = float(np.sum(errors**2) / (len(errors) - k) - np.mean(sd**2))
-    return float(np.sqrt(max(excess, 0.0)))
+    excess = np.mean(errors**2) * _freedom(targets, k) - np.mean(targets.sd[targets.point] ** 2)
+    return float(np.sqrt(max(float(excess), 0.0)))
 
 
 def _bootstrap(
@@ -276,27 +284,42 @@ def _bootstrap(
     (cells of one model and prefix), where the law misses by more than noise, a wild cluster bootstrap of
     the misses, shrunk to the part that noise does not explain.
     """
-    dropout = target_draws(targets, n_bootstrap, rng)
+    dropout, side = target_draws(targets, n_bootstrap, rng)
     n, k = problem.design.shape
     if discrepancy > 0:
         share = discrepancy / np.sqrt(discrepancy**2 + targets.sd**2)
-        points = int(targets.point.sum())
-        miss = np.where(targets.point, targets.dropout - predicted, 0.0) * share * np.sqrt(points / max(points - k, 1))
+        left_out = _leave_out(targets, problem, beta, targets.block)
+        if left_out is None:
+            miss = (targets.dropout - predicted) * np.sqrt(_freedom(targets, k))
+        else:
+            # A block pulls the law to itself: its miss is judged by the law fitted without it (as in CR3).
+            miss = targets.dropout - left_out
+        miss = np.where(targets.point, miss * share, 0.0)
         signs = rng.choice(WEBB, size=(n_bootstrap, int(targets.block.max()) + 1))
         dropout = dropout + miss * signs[:, targets.block]
     z = coordinate(np.clip(dropout, 0.0, 1.0))
     mask = np.ones((n_bootstrap, n))
-    return robust.minimise(problem, np.tile(beta, (n_bootstrap, 1)), z, mask)[0]
+    # The clamp leaves several basins: each draw starts from the estimate and from its own linear fit.
+    linear = robust.weighted_starts(problem.design, dropout, np.where(side == 0, targets.draw_weight, 0.0))
+    results = [robust.minimise(problem, start, z, side, mask) for start in (np.tile(beta, (n_bootstrap, 1)), linear)]
+    return np.where((results[0][1] <= results[1][1])[:, None], results[0][0], results[1][0])
 
 
-def _leave_each_out(targets: Targets, problem: robust.Problem, beta: Array) -> Array | None:
-    """(n,) each cell's dropout by the law fitted without it, or None where that cannot be determined."""
-    if int(targets.point.sum()) <= problem.design.shape[1]:
-        return None
-    n = len(targets)
-    mask = 1.0 - np.eye(n)
-    refits, _ = robust.minimise(problem, np.tile(beta, (n, 1)), np.tile(targets.z, (n, 1)), mask)
-    predicted = (problem.design * refits).sum(axis=1)
+def _leave_out(targets: Targets, problem: robust.Problem, beta: Array, group: NDArray[np.int64]) -> Array | None:
+    """(n,) each cell's dropout by the law fitted without its group (its own number, or its block), or None
+    where some group's absence leaves the law undetermined.
+    """
+    groups, member = np.unique(group, return_inverse=True)
+    mask = 1.0 - (member[None, :] == np.arange(len(groups))[:, None])
+    for row in mask:
+        design = problem.design[(row > 0) & targets.point]
+        if len(design) < design.shape[1] or design_rank(design)[0] < design.shape[1]:
+            return None
+    shape = (len(groups), 1)
+    refits, _ = robust.minimise(
+        problem, np.tile(beta, shape), np.tile(targets.z, shape), np.tile(targets.side, shape), mask
+    )
+    predicted = (problem.design * refits[member]).sum(axis=1)
     return np.asarray(np.clip(predicted, problem.p_min, problem.p_max))
 
 

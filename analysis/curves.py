@@ -46,7 +46,13 @@ class Curve:
     optimum: float
 
     def loss(self, dropout: ArrayLike) -> Array:
-        return np.polynomial.polynomial.polyval(coordinate(dropout), np.array(self.coefficients))
+        return np.asarray(np.polynomial.polynomial.polyval(coordinate(dropout), np.array(self.coefficients)))
+
+    def slope_and_curvature(self, dropout: float) -> tuple[float, float]:
+        """First and half the second derivative with respect to z there, nats."""
+        polynomial = np.polynomial.Polynomial(self.coefficients)
+        z = float(coordinate(dropout))
+        return float(polynomial.deriv(1)(z)), float(polynomial.deriv(2)(z)) / 2
 
     @property
     def minimum(self) -> float:
@@ -80,7 +86,7 @@ def can_fit(n_dropouts: int, degree: int) -> bool:
     return n_dropouts > degree
 
 
-def minimisers(levels: Array, dropouts: Array, counts: Array, degree: int) -> tuple[Array, Array]:
+def minimisers(levels: Array, dropouts: Array, counts: Array, degree: int) -> Array:
     """Fit every row and find its minimum within the window around its best grid dropout.
 
     Args:
@@ -89,24 +95,20 @@ def minimisers(levels: Array, dropouts: Array, counts: Array, degree: int) -> tu
         degree: 2 or 3; P must exceed it.
 
     Returns:
-        The minimisers' coordinates z, (B,), and half the second derivative with respect to z there, (B,),
-        nats.
+        The minimisers' coordinates z, (B,).
     """
     best = levels.argmin(axis=1)
     windows = _windows(tuple(dropouts), tuple(counts), degree)
     size = windows[0].size
     starts = np.clip(best - size // 2, 0, len(dropouts) - size)
-    z, curvature = np.empty(len(levels)), np.empty(len(levels))
+    z = np.empty(len(levels))
     for window in windows:
         chosen = np.flatnonzero(starts == window.start)
         if not len(chosen):
             continue
         b = levels[chosen, window.start : window.start + size] @ window.solver.T
-        t = _minimise(b)
-        second = b[:, 2] + (3 * b[:, 3] * t if degree == 3 else 0.0)
-        z[chosen] = window.centre + window.half * t
-        curvature[chosen] = second / window.half**2
-    return z, curvature
+        z[chosen] = window.centre + window.half * _minimise(b)
+    return z
 
 
 def _minimise(b: Array) -> Array:

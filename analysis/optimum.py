@@ -9,15 +9,14 @@ the fit redone on every draw, gives the intervals.
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.cells import Cell, check_table, make_cell, make_cells
+from analysis.cells import Cell, Noise, check_table, make_cell, make_cells, pool_noise
 from analysis.curves import Curve, can_fit, fit_curve, from_coordinate, minimisers
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
@@ -25,8 +24,6 @@ from tune_dd.laws import Array
 LEVEL = 0.95
 # Fixed beforehand: a cell whose F test of the dropout effect is not significant at this level has no signal.
 SIGNAL_LEVEL = 0.05
-# Below this many residual degrees of freedom a cell borrows the noise of its model's other cells.
-MIN_DF = 6
 STATUSES = ("interior", "censored_low", "censored_high", "no_signal")
 
 SUMMARY_KEYS = [
@@ -60,25 +57,6 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         result[f"{name}_mean"] = groups[name].mean()
         result[f"{name}_std"] = groups[name].std(ddof=1)
     return result.reset_index()
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The noise of one trial's loss after seed and dropout effects.
-
-    Attributes:
-        sd: nats per token; NaN where nothing gives it.
-        df: degrees of freedom behind it.
-        borrowed: whether other cells of the model (or regime) supplied it.
-    """
-
-    sd: float
-    df: int
-    borrowed: bool = False
-
-    @property
-    def known(self) -> bool:
-        return self.df > 0 and np.isfinite(self.sd)
 
 
 @dataclass(frozen=True)
@@ -158,27 +136,6 @@ class CellFit:
         curve = self.quadratic
         inside = (p >= curve.low) & (p <= curve.high)
         return np.asarray(np.maximum(np.where(inside, curve.loss(p), measured) - curve.minimum, 0.0))
-
-
-def pool_noise(cells: Iterable[Cell]) -> dict[tuple[str, str, str, int, int, int], Noise]:
-    """Each cell's noise: its own where it has at least six degrees of freedom, else that pooled over the
-    cells of its model, else over those of its regime.
-    """
-    cells = list(cells)
-    pools: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0, 0])
-    for cell in cells:
-        for pool in (cell.key[:1], (cell.key[0], cell.key[2])):
-            pools[pool][0] += cell.rss
-            pools[pool][1] += cell.df
-    result = {}
-    for cell in cells:
-        rss, df, borrowed = cell.rss, cell.df, False
-        for pool in ((cell.key[0], cell.key[2]), cell.key[:1]):
-            if df >= MIN_DF or pools[pool][1] <= df:
-                continue
-            rss, df, borrowed = pools[pool][0], int(pools[pool][1]), True
-        result[cell.key] = Noise(float(np.sqrt(rss / df)) if df else float("nan"), df, borrowed)
-    return result
 
 
 def cell_fit(
@@ -300,17 +257,16 @@ def fit_cell(cell: Cell, noise: Noise, margin: float | None, n_bootstrap: int, s
     )
 
 
-def optimum_draws(levels: Array, cell: Cell) -> list[Array]:
-    """Optima in dropout rate, one (B,) array for the quadratic and, where it can be fitted, for the cubic."""
-    degrees = [degree for degree in (2, 3) if can_fit(len(cell.dropouts), degree)]
-    return [from_coordinate(minimisers(levels, cell.dropouts, cell.counts, d)[0]) for d in degrees]
+def optimum_draws(levels: Array, cell: Cell, degree: int) -> Array:
+    """(B,) optima in dropout rate of levels (B, P), by the curve of that degree."""
+    return from_coordinate(minimisers(levels, cell.dropouts, cell.counts, degree))
 
 
 def _optimum_interval(cell: Cell, draws: Array | None, notes: list[str]) -> tuple[float, float, float]:
     nan = float("nan")
     if draws is None:
         return nan, nan, nan
-    optima = optimum_draws(draws, cell)
+    optima = [optimum_draws(draws, cell, degree) for degree in (2, 3) if can_fit(len(cell.dropouts), degree)]
     if not optima:
         return nan, nan, nan
     # Both curves in equal parts: neither form is true, and an interval of one alone covers 85 % on the

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from analysis.curves import SHIFT, coordinate
 from tune_dd.laws import Array
 
+Sides = NDArray[np.int64]
 MAX_ITERATIONS = 60
 # Problems solved together: 250 problems of 2,000 cells take 4 MB per array.
 CHUNK = 250
@@ -27,62 +28,62 @@ CHUNK = 250
 
 @dataclass(frozen=True)
 class Problem:
-    """The constants of a fit: design (n, k), width (n,), side (n,), and the law's clamp."""
+    """What all problems of a batch share: design (n, k), width (n,) and the law's clamp."""
 
     design: Array
     width: Array
-    side: NDArray[np.int64]
     p_min: float
     p_max: float
 
-    def residuals(self, beta: Array, z: Array) -> tuple[Array, Array]:
-        """u and du/draw, both (B, n), for coefficients (B, k) and targets (B, n) or (n,)."""
+    def residuals(self, beta: Array, z: Array, side: Sides) -> tuple[Array, Array]:
+        """u and du/draw, both (B, n), for coefficients (B, k), targets and sides (B, n)."""
         raw = beta @ self.design.T
         p = np.clip(raw, self.p_min, self.p_max)
         root = np.sqrt(p + SHIFT)
         u = (root - z) / self.width
         gradient = np.where(raw == p, 0.5 / (root * self.width), 0.0)
-        idle = np.where(self.side < 0, u < 0, np.where(self.side > 0, u > 0, False))
+        idle = side * u > 0  # a censored-low cell (-1) asks nothing of a law below its edge
         return np.where(idle, 0.0, u), np.where(idle, 0.0, gradient)
 
-    def cost(self, beta: Array, z: Array, mask: Array) -> Array:
+    def cost(self, beta: Array, z: Array, side: Sides, mask: Array) -> Array:
         """(B,) soft-L1 regret."""
-        u, _ = self.residuals(beta, z)
+        u, _ = self.residuals(beta, z, side)
         return np.asarray((mask * 2.0 * (np.sqrt(1.0 + u**2) - 1.0)).sum(axis=1))
 
 
-def minimise(problem: Problem, start: Array, z: Array, mask: Array) -> tuple[Array, Array]:
+def minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array) -> tuple[Array, Array]:
     """Local minima from given starts.
 
     Args:
         start: (B, k).
         z: (B, n) targets.
+        side: (B, n) -1 censored low, 0 a target, +1 censored high.
         mask: (B, n) weight of each cell in each problem, 0 or 1 (0 leaves a cell out).
 
     Returns:
         Coefficients (B, k) and costs (B,).
     """
     parts = [
-        _minimise(problem, start[i : i + CHUNK], z[i : i + CHUNK], mask[i : i + CHUNK])
+        _minimise(problem, start[i : i + CHUNK], z[i : i + CHUNK], side[i : i + CHUNK], mask[i : i + CHUNK])
         for i in range(0, len(start), CHUNK)
     ]
     return np.concatenate([beta for beta, _ in parts]), np.concatenate([cost for _, cost in parts])
 
 
-def _minimise(problem: Problem, start: Array, z: Array, mask: Array) -> tuple[Array, Array]:
+def _minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array) -> tuple[Array, Array]:
     # Columns of one length, so that the damping means the same for each coefficient.
     scale = np.linalg.norm(problem.design, axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     design = problem.design / scale
     k = design.shape[1]
     outer = (design[:, :, None] * design[:, None, :]).reshape(len(design), k * k)
-    scaled = Problem(design, problem.width, problem.side, problem.p_min, problem.p_max)
+    scaled = Problem(design, problem.width, problem.p_min, problem.p_max)
     beta = start * scale
-    cost = scaled.cost(beta, z, mask)
+    cost = scaled.cost(beta, z, side, mask)
     damping = np.full(len(beta), 1e-3)
     active = np.arange(len(beta))
     for _ in range(MAX_ITERATIONS):
-        u, gradient = scaled.residuals(beta[active], z[active])
+        u, gradient = scaled.residuals(beta[active], z[active], side[active])
         weight = mask[active] / np.sqrt(1.0 + u**2)
         hessian = ((weight * gradient**2) @ outer).reshape(-1, k, k)
         slope = (weight * gradient * u) @ design
@@ -90,7 +91,7 @@ def _minimise(problem: Problem, start: Array, z: Array, mask: Array) -> tuple[Ar
         ridge = damping[active, None] * diagonal + 1e-10 * (1.0 + diagonal.max(axis=1, keepdims=True))
         step = np.linalg.solve(hessian + ridge[:, :, None] * np.eye(k), slope[:, :, None])[:, :, 0]
         trial = beta[active] - step
-        trial_cost = scaled.cost(trial, z[active], mask[active])
+        trial_cost = scaled.cost(trial, z[active], side[active], mask[active])
         better = trial_cost <= cost[active]
         moved = active[better]
         beta[moved], gain = trial[better], cost[moved] - trial_cost[better]
@@ -107,18 +108,20 @@ def _minimise(problem: Problem, start: Array, z: Array, mask: Array) -> tuple[Ar
     return beta / scale, cost
 
 
-def weighted_start(design: Array, dropout: Array, weight: Array) -> Array:
-    """Weighted linear least squares, (k,): minimises sum_i weight_i (dropout_i - design_i . beta)^2."""
-    root = np.sqrt(weight)
-    solution = np.linalg.lstsq(design * root[:, None], dropout * root, rcond=None)[0]
-    return np.asarray(solution, dtype=np.float64)
+def weighted_starts(design: Array, dropout: Array, weight: Array) -> Array:
+    """Weighted linear least squares: (B, k) minimisers of sum_i weight_bi (dropout_bi - design_i . beta_b)^2."""
+    n, k = design.shape
+    outer = (design[:, :, None] * design[:, None, :]).reshape(n, k * k)
+    normal = (weight @ outer).reshape(-1, k, k)
+    right = (weight * dropout) @ design
+    return np.asarray(np.einsum("bij,bj->bi", np.linalg.pinv(normal, hermitian=True), right))
 
 
 def starts(design: Array, dropout: Array, weight: Array, rng: np.random.Generator, n_random: int = 6) -> Array:
     """Starting points (n_random + 3, k): weighted, unweighted, a constant, and spread around the first."""
     inside = weight > 0
-    first = weighted_start(design, dropout, weight)
-    plain = weighted_start(design[inside], dropout[inside], np.ones(int(inside.sum())))
+    first = weighted_starts(design, dropout[None], weight[None])[0]
+    plain = weighted_starts(design, dropout[None], inside[None].astype(np.float64))[0]
     constant = np.zeros(design.shape[1])
     constant[-1] = np.average(dropout[inside], weights=weight[inside])  # the last column is the constant
     spread = np.linalg.pinv((design * weight[:, None]).T @ design, hermitian=True)
@@ -128,12 +131,19 @@ def starts(design: Array, dropout: Array, weight: Array, rng: np.random.Generato
 
 
 def fit(
-    problem: Problem, dropout: Array, weight: Array, rng: np.random.Generator, mask: Array | None = None
+    problem: Problem,
+    dropout: Array,
+    side: Sides,
+    weight: Array,
+    rng: np.random.Generator,
+    mask: Array | None = None,
 ) -> tuple[Array, float]:
     """The best of several starts: coefficients (k,) and cost. ``mask`` (n,) leaves cells out."""
     mask = np.ones(len(dropout)) if mask is None else mask
     begin = starts(problem.design, dropout, weight * mask, rng)
-    shape = (len(begin), len(dropout))
-    beta, cost = minimise(problem, begin, np.broadcast_to(coordinate(dropout), shape), np.broadcast_to(mask, shape))
+    shape = (len(begin), 1)
+    beta, cost = minimise(
+        problem, begin, np.tile(coordinate(dropout), shape), np.tile(side, shape), np.tile(mask, shape)
+    )
     best = int(cost.argmin())
     return beta[best], float(cost[best])

@@ -16,9 +16,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from analysis.cells import decompose
+from analysis.cells import decompose, pool_noise
 from analysis.coefficients import fit_law
-from analysis.optimum import CellFit, fit_cell, pool_noise
+from analysis.optimum import CellFit, fit_cell
 from tune_dd.laws import Array, get_law
 
 SEED_SD, TRIAL_SD = 0.040, 0.030 / np.sqrt(2)
@@ -47,7 +47,8 @@ class LossCurve:
     @property
     def optimum(self) -> float:
         """Its minimiser on [0, 0.65]."""
-        return float(minimize_scalar(self, bounds=(0.0, 0.65), method="bounded", options={"xatol": 1e-7}).x)
+        found = minimize_scalar(lambda p: float(self(p)), bounds=(0.0, 0.65), method="bounded", options={"xatol": 1e-7})
+        return float(found.x)
 
 
 # Least-squares fits of both families (b, c, d at least 0) to the three-seed means of pocket runs at U = 4k,
@@ -94,7 +95,7 @@ def coverage_of_optimum(
     improvement over p = 0, the fitted optimum's bias and standard deviation, the interval's mean width, and
     how often the status was interior.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     for name, curve in CURVES.items():
         truth = curve.optimum
         gains = curve(0.0) - curve([p for p in dropouts if p > 0])

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.cells import CELL_KEYS, Cell, check_table, make_cells
+from analysis.cells import CELL_KEYS, Cell, check_table, make_cells, pool_noise
 from analysis.curves import can_fit, coordinate
-from analysis.optimum import CellFit, fit_cell, optimum_draws, pool_noise
+from analysis.optimum import CellFit, fit_cell, optimum_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
 
@@ -34,7 +34,8 @@ class Targets:
         width: distance in z = sqrt(p + 0.1) at which the fitted loss is one paired standard error above its
             minimum: flat cells are wide and so weigh little.
         start_weight: 1 / (w^2 + sd^2), w the plateau's half-width floored at a third of a grid step; only the
-            interior cells have one, the others 0.
+            interior cells have one, the others 0. ``draw_weight`` is the same without that last clause, for
+            bootstrap draws in which another set of cells is interior.
         side: 0 for a target, -1 for a censored-low cell (only dropouts above the edge cost), +1 for a
             censored-high one.
         point: whether the cell's optimum is one (status interior).
@@ -50,6 +51,7 @@ class Targets:
     sd: Array
     width: Array
     start_weight: Array
+    draw_weight: Array
     side: NDArray[np.int64]
     point: NDArray[np.bool_]
     block: NDArray[np.int64]
@@ -104,10 +106,9 @@ def _assemble(cells: list[Cell], fits: list[CellFit]) -> Targets:
         elif fit.status == "censored_high":
             side[i] = 1
         width[i] = _width(fit)
-        if fit.status == "interior":
-            half = (fit.plateau[-1] - fit.plateau[0]) / 2 if fit.plateau else 0.0
-            sd = fit.target_sd if np.isfinite(fit.target_sd) else 0.0
-            weight[i] = 1.0 / (max(half, _grid_step(fit) / 3) ** 2 + sd**2)
+        half = (fit.plateau[-1] - fit.plateau[0]) / 2 if fit.plateau else 0.0
+        sd = fit.target_sd if np.isfinite(fit.target_sd) else 0.0
+        weight[i] = 1.0 / (max(half, _grid_step(fit) / 3) ** 2 + sd**2)
     blocks = {key: number for number, key in enumerate(dict.fromkeys(cell.key[1:5] for cell in cells))}
     return Targets(
         fits=tuple(fits),
@@ -118,7 +119,8 @@ def _assemble(cells: list[Cell], fits: list[CellFit]) -> Targets:
         dropout=dropout,
         sd=np.nan_to_num(np.array([fit.target_sd for fit in fits])),
         width=width,
-        start_weight=weight,
+        start_weight=np.where([fit.status == "interior" for fit in fits], weight, 0.0),
+        draw_weight=weight,
         side=side,
         point=np.array([fit.status == "interior" for fit in fits]),
         block=np.array([blocks[cell.key[1:5]] for cell in cells], dtype=np.int64),
@@ -170,19 +172,21 @@ def noise_correlation(targets: Targets) -> float:
     return float(np.clip(products / count, 0.0, 1.0)) if count else 0.0
 
 
-def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -> Array:
-    """(B, n) parametric bootstrap of all targets together, in dropout rate.
+def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
+    """Parametric bootstrap of all targets together: optima in dropout rate and sides, both (B, n).
 
     Read-outs of one block share a part of their noise, as large as ``noise_correlation``. Even draws take
     every cell's quadratic optimum, odd ones the cubic's, about the targets, so that the joint spread holds
-    what the choice of curve does to all cells at once. Cells without a noise estimate do not move.
+    what the choice of curve does to all cells at once. A cell is censored in the draws whose best level
+    lies at that edge. Cells without a noise estimate do not move.
     """
     correlation = noise_correlation(targets)
     common: dict[tuple[int, float], Array] = {}
     result = np.tile(targets.dropout, (n_bootstrap, 1))
+    side = np.tile(targets.side, (n_bootstrap, 1))
     for i, (cell, fit, block) in enumerate(zip(targets.cells, targets.fits, targets.block, strict=True)):
         own = rng.standard_normal((n_bootstrap, len(cell.dropouts)))
-        if not fit.noise.known or not targets.point[i]:
+        if not fit.noise.known or not can_fit(len(cell.dropouts), 2):
             continue
         for j, p in enumerate(cell.dropouts):
             key = (int(block), float(p))
@@ -192,6 +196,9 @@ def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -
                 own[:, j] = np.sqrt(correlation) * common[key] + np.sqrt(1 - correlation) * own[:, j]
         sd = fit.noise.sd * np.sqrt(fit.noise.df / rng.chisquare(fit.noise.df, n_bootstrap))
         levels = cell.levels + sd[:, None] * (own @ cell.root)
+        if fit.status != "no_signal":
+            best = levels.argmin(axis=1)
+            side[:, i] = (best == len(cell.dropouts) - 1).astype(np.int64) - (best == 0)
         for first, degree in enumerate((2, 3) if can_fit(len(cell.dropouts), 3) else (2, 2)):
             result[first::2, i] = optimum_draws(levels[first::2], cell, degree)
-    return result
+    return result, side
