@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,9 +40,15 @@ class StaticGrid:
     def of_scale(cls, scale: Scale) -> StaticGrid:
         return cls(scale.models, scale.prefixes, scale.readouts, scale.dropouts, scale.seeds)
 
-    @property
-    def n_trials(self) -> int:
-        return len(self.models) * len(self.prefixes) * len(self.dropouts) * len(self.seeds)
+    def union(self, other: StaticGrid) -> StaticGrid:
+        """The grid with the values of both on every axis."""
+        return StaticGrid(
+            models=tuple(dict.fromkeys(self.models + other.models)),
+            prefixes=tuple(sorted({*self.prefixes, *other.prefixes})),
+            readouts=tuple(sorted({*self.readouts, *other.readouts})),
+            dropouts=tuple(sorted({*self.dropouts, *other.dropouts})),
+            seeds=tuple(dict.fromkeys(self.seeds + other.seeds)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -68,29 +75,42 @@ def readout_steps(readouts: Sequence[int], tokens_per_step: int) -> tuple[int, .
     return tuple(sorted({math.ceil(readout / tokens_per_step) for readout in readouts}))
 
 
-def trials(grid: StaticGrid, *, regime: str, scale_name: str, scale: Scale, data: DataIdentity) -> list[TrialSpec]:
-    """The grid's trials, one seed of everything before the next: an interrupted search has whole curves."""
-    steps = readout_steps(grid.readouts, scale.protocol.tokens_per_step)
-    return [
-        TrialSpec(
-            regime=regime,
-            scale=scale_name,
-            corpus_hash=data.corpus_hash,
-            tokenizer_hash=data.tokenizer_hash,
-            validation_hash=data.validation_hash,
-            vocab_size=scale.vocab_size,
-            model=model,
-            protocol=scale.protocol,
-            seed=seed,
-            condition=static_condition(dropout),
-            kind="static",
-            stages=(Stage(prefix, dropout, steps),),
-        )
-        for seed in grid.seeds
-        for model in grid.models
-        for prefix in grid.prefixes
-        for dropout in grid.dropouts
-    ]
+def trials(
+    grids: Sequence[StaticGrid], *, regime: str, scale_name: str, scale: Scale, data: DataIdentity
+) -> list[TrialSpec]:
+    """The trials of a grid and of those that extend it, in the order they are run.
+
+    One seed of everything comes before the next, so that an interrupted search has whole curves. A later
+    grid adds only what the earlier ones lack: where a combination was read out before, its new trial is
+    read out at the new values of C alone, and what is done stays as it is.
+    """
+    covered: dict[tuple[int, ModelSpec, int, float], set[int]] = {}
+    specs = []
+    for grid in grids:
+        steps = readout_steps(grid.readouts, scale.protocol.tokens_per_step)
+        for seed, model, prefix, dropout in itertools.product(grid.seeds, grid.models, grid.prefixes, grid.dropouts):
+            done = covered.setdefault((seed, model, prefix, dropout), set())
+            new = tuple(step for step in steps if step not in done)
+            if not new:
+                continue
+            done.update(new)
+            specs.append(
+                TrialSpec(
+                    regime=regime,
+                    scale=scale_name,
+                    corpus_hash=data.corpus_hash,
+                    tokenizer_hash=data.tokenizer_hash,
+                    validation_hash=data.validation_hash,
+                    vocab_size=scale.vocab_size,
+                    model=model,
+                    protocol=scale.protocol,
+                    seed=seed,
+                    condition=static_condition(dropout),
+                    kind="static",
+                    stages=(Stage(prefix, dropout, new),),
+                )
+            )
+    return specs
 
 
 def param_space(unfinished: Sequence[dict[str, Any]], run: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -77,23 +77,35 @@ def write_journal(
     Raises:
         UserError: the folder cannot be written or the disk is full; the former journal is untouched.
     """
+    body = {
+        "trial_id": spec.trial_id,
+        "step": step,
+        "finished": len(rows) == spec.n_readouts,
+        "rows": rows,
+        "counters": counters,
+        "weights": bool(tensors),
+    }
+    _write(journal_path(folder, spec.trial_id), body, tensors)
+
+
+def drop_weights(path: Path) -> None:
+    """Write a finished trial's journal again without its weights; one that is not finished stays.
+
+    Raises:
+        DamagedJournal: it cannot be trusted.
+    """
+    found, _ = load_journal(path)
+    if found.finished and found.has_weights:
+        body = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "has_weights"}
+        _write(path, body | {"weights": False}, {})
+
+
+def _write(path: Path, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     import safetensors.torch
 
-    body = json.dumps(
-        {
-            "trial_id": spec.trial_id,
-            "step": step,
-            "finished": len(rows) == spec.n_readouts,
-            "rows": rows,
-            "counters": counters,
-            "weights": bool(tensors),
-        },
-        sort_keys=True,
-        allow_nan=False,
-    )
-    metadata = {"format": _FORMAT, "body": body, "checksum": _checksum(body, tensors)}
-    data = safetensors.torch.save(tensors, metadata=metadata)
-    artifacts.write_atomic(journal_path(folder, spec.trial_id), data)
+    text = json.dumps(body, sort_keys=True, allow_nan=False)
+    metadata = {"format": _FORMAT, "body": text, "checksum": _checksum(text, tensors)}
+    artifacts.write_atomic(path, safetensors.torch.save(tensors, metadata=metadata))
 
 
 def read_journal(path: Path) -> Journal:

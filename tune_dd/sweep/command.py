@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,32 @@ from typing import Any
 from rich.console import Console
 
 from search_spaces.static_dropout import DataIdentity
-from tune_dd import artifacts, device, journal
+from tune_dd import device, journal
 from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
 from tune_dd.errors import UserError
-from tune_dd.regimes import VALIDATION_SALT, ModelSpec, Scale
+from tune_dd.regimes import SCALES, VALIDATION_SALT, ModelSpec, Scale
 from tune_dd.stream import evaluation_windows
 from tune_dd.sweep import plan as planning
-from tune_dd.sweep.options import NEWEST, choose_plan, choose_regime, parse
+from tune_dd.sweep.manage import clean_runs, is_finished, list_runs
+from tune_dd.sweep.options import EVERY, NEWEST, choose_plan, choose_regime, parse, with_chosen
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.report import print_plan, print_result
-from tune_dd.sweep.runs import RunFolder, clear_disposable, find_runs, group_name, hold, new_folder
+from tune_dd.sweep.runs import (
+    RunFolder,
+    clear_disposable,
+    find_runs,
+    group_name,
+    hold,
+    new_folder,
+    resume_command,
+    shown_path,
+)
 from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.supervisor import Outcome, SearchOptions, Supervisor
 from tune_dd.trial import RunContext, TrialSpec
+
+_LOG_WIDTH = 110  # columns, where there is no terminal to ask
 
 
 @dataclass(frozen=True)
@@ -44,15 +57,32 @@ def run_command(argv: list[str]) -> int:
     Raises:
         UserError: something the user must mend.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     args = parse(argv)
-    search = _resume(args, console) if args.resume else _begin(args, argv, console)
+    storage = Path(args.storage).absolute()
+    if args.list:
+        list_runs(storage, console)
+        return 0
+    if args.clean:
+        clean_runs(storage, None if args.clean == EVERY else Path(args.clean).absolute(), console)
+        return 0
+    if args.resume or args.extend:
+        run = _find_run(args, storage)
+        with hold(run):
+            search = _take_up(run, args, argv, console)
+            return 0 if search is None else _run(search, args, console)
+    search = _begin(args, argv, console)
     if search is None:
         return 0
     with hold(search.run):
-        clear_disposable(search.run)
-        outcome = _search(search, args, console)
-    return _finish(search, outcome, args, console)
+        return _run(search, args, console)
+
+
+def _run(search: Search, args: argparse.Namespace, console: Console) -> int:
+    """Train what is not finished and show the table; the run's lock is held."""
+    clear_disposable(search.run)
+    outcome = _search(search, args, console)
+    return _finish(search, outcome, console)
 
 
 def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Search | None:
@@ -74,28 +104,45 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
     print_plan(console, plan, cost, corpus=corpus, cache_folder=cache_folder, storage=storage)
     if corpus is None:
         return None
-    run = new_folder(storage, regime.name, plan.phase, plan.scale_name)
     config = planning.to_config(
         plan,
         specs,
-        command=shlex.join(["python", "-m", "tune_dd.sweep", *argv]),
+        command=_command_line(argv),
         data=data,
         cache_folder=cache_folder,
         manifest=corpus.manifest,
         device_name=device.device_name(device.open_device(plan.device, plan.n_threads)),
     )
-    artifacts.write_json(run.path / artifacts.CONFIG, config)
-    console.print(f"run: {_shown(run.path)}", highlight=False, soft_wrap=True)
+    run = new_folder(storage, regime.name, plan.phase, plan.scale_name)
+    run.write_config(config)
+    console.print(f"run: {shown_path(run.path)}", highlight=False, soft_wrap=True)
     return Search(run, config, plan, specs)
 
 
-def _resume(args: argparse.Namespace, console: Console) -> Search | None:
-    """Take a run up again. Its plan is stored: options that would change it are refused."""
-    storage = Path(args.storage).absolute()
-    run = _newest_unfinished(args, storage) if args.resume == NEWEST else RunFolder(Path(args.resume).absolute())
+def _find_run(args: argparse.Namespace, storage: Path) -> RunFolder:
+    """The run that --resume or --extend names, or the newest that can be."""
+    named = args.resume or args.extend
+    if named == NEWEST:
+        return _newest(args, storage, unfinished=bool(args.resume))
+    run = RunFolder(Path(named).absolute())
+    if not run.path.is_dir():
+        raise UserError(f"there is no run {named}: python -m tune_dd.sweep --list shows those there are")
+    return run
+
+
+def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console: Console) -> Search | None:
+    """A stored run, ready to go on; None after a dry run. Options that would change its plan are refused."""
+    mended = run.mend_config()
+    if mended:
+        console.print(mended, style="yellow", highlight=False, markup=False, soft_wrap=True)
     config = run.config()
     plan, specs = planning.from_config(config, run.path)
-    _refuse_changes(args, plan, run)
+    if args.extend:
+        larger = with_chosen(plan.grids[-1], args)
+        plan, config = planning.extended(config, plan, larger, _command_line(argv))
+        specs = plan.trials(planning.identity(config))
+    else:
+        _refuse_changes(args, plan, run)
     device.check_device(plan.device, plan.regime.name)
     cache_folder = Path(config["data"]["cache_folder"])
     try:
@@ -109,15 +156,22 @@ def _resume(args: argparse.Namespace, console: Console) -> Search | None:
         )
     cost = planning.cost(plan, specs, None, keep_weights=args.keep_weights)
     print_plan(console, plan, cost, corpus=corpus, cache_folder=cache_folder, storage=run.path.parent.parent)
-    console.print(f"resuming {_shown(run.path)}", highlight=False, soft_wrap=True)
-    return None if args.dry_run else Search(run, config, plan, specs)
+    if args.dry_run:
+        return None
+    if args.extend:
+        run.write_config(config)
+    if args.retry_crashed:
+        for path in run.journals.glob(f"*{journal.CRASH_SUFFIX}"):
+            path.unlink()
+    verb = "extending" if args.extend else "resuming"
+    console.print(f"{verb} {shown_path(run.path)}", highlight=False, soft_wrap=True)
+    return Search(run, config, plan, specs)
 
 
 def _search(search: Search, args: argparse.Namespace, console: Console) -> Outcome:
     plan = search.plan
     options = SearchOptions(args.address, args.hang_timeout, args.keep_weights, args.verbose)
-    resume_command = f"python -m tune_dd.sweep --resume {shlex.quote(_shown(search.run.path))}"
-    progress = Progress(console, plan.scale.protocol.tokens_per_step, resume_command)
+    progress = Progress(console, plan.scale.protocol.tokens_per_step, resume_command(search.run))
     state = SearchState(search.run, search.specs, progress.say)
     state.refresh()
     context = RunContext(
@@ -133,43 +187,34 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
     return Supervisor(search.run, plan, search.specs, context.to_dict(), state, progress, options).search()
 
 
-def _finish(search: Search, outcome: Outcome, args: argparse.Namespace, console: Console) -> int:
+def _finish(search: Search, outcome: Outcome, console: Console) -> int:
     """Analyse, print, and turn the outcome into an exit code."""
-    resume = f"python -m tune_dd.sweep --resume {shlex.quote(_shown(search.run.path))}"
     if outcome.signal is not None:
         done = f"{outcome.finished} of {len(search.specs)} trials are finished"
+        resume = resume_command(search.run)
         console.print(f"stopped; {done}, the rest goes on with\n  {resume}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
     print_result(console, search.run, search.plan, search.specs, outcome)
-    if outcome.crashed:
-        return 3
-    return 0
+    return 3 if outcome.crashed else 0
 
 
-def _newest_unfinished(args: argparse.Namespace, storage: Path) -> RunFolder:
-    if args.regime is None:
-        raise UserError("--resume without a run needs the regime: python -m tune_dd.sweep REGIME --resume")
+def _newest(args: argparse.Namespace, storage: Path, *, unfinished: bool) -> RunFolder:
     regime = choose_regime(args).name
-    prefix = f"{regime}-{args.phase}-"
-    scales = [args.scale] if args.scale else ["full", "pocket"]
+    scales = [args.scale] if args.scale else list(SCALES)
     groups = {group_name(regime, args.phase, scale) for scale in scales}
     for run in sorted(find_runs(storage), key=lambda r: r.path.name, reverse=True):
-        if run.path.parent.name not in groups:
-            continue
-        finished = sum(_is_finished(path) for path in run.journals.glob(f"*{journal.SUFFIX}"))
-        if finished < run.config()["n_trials"]:
+        if run.path.parent.name in groups and not (unfinished and is_finished(run)):
             return run
-    raise UserError(f"no unfinished run {prefix}* lies under {storage}: start one without --resume")
+    what = "unfinished run" if unfinished else "run"
+    raise UserError(f"no {what} {regime}-{args.phase}-* lies under {storage}: start one without this option")
 
 
-def _is_finished(path: Path) -> bool:
-    try:
-        return journal.read_journal(path).finished
-    except (journal.DamagedJournal, FileNotFoundError):
-        return False
+def _command_line(argv: list[str]) -> str:
+    return shlex.join(["python", "-m", "tune_dd.sweep", *argv])
 
 
 def _refuse_changes(args: argparse.Namespace, plan: Plan, run: RunFolder) -> None:
+    """A resumed run keeps its plan: say what the options would have changed."""
     asked_names = ("models", "prefixes", "readouts", "dropouts", "seeds", "scale", "device", "devices")
     asked = [f"--{name} {getattr(args, name)}" for name in asked_names if getattr(args, name) is not None]
     if not asked and (args.regime is None or not args.quick):
@@ -246,11 +291,3 @@ def _check_writable(storage: Path) -> None:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"cannot write to {storage}: make it writable or choose another folder with --storage")
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be typed."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

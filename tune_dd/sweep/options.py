@@ -19,6 +19,7 @@ from tune_dd.sweep.runs import DEFAULT_STORAGE
 PHASES = ("calibrate",)
 LATER_PHASES = ("screen", "confirm", "stream", "search", "all")
 NEWEST = "newest"
+EVERY = "every"
 
 EXAMPLES = """examples:
   python -m tune_dd.sweep --quick                     24 trials on the embedded corpus, cpu, some two minutes
@@ -65,6 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     run = parser.add_argument_group("the run")
     run.add_argument("--storage", metavar="PATH", default=str(DEFAULT_STORAGE), help="default: ray_results")
     run.add_argument("--resume", nargs="?", const=NEWEST, metavar="RUN", help="go on with a run (default: the newest)")
+    run.add_argument("--extend", nargs="?", const=NEWEST, metavar="RUN", help="add values to a run, keep what is done")
+    run.add_argument("--retry-crashed", action="store_true", help="with --resume: take crashed trials up again")
+    run.add_argument("--list", action="store_true", help="show the runs and stop")
+    run.add_argument(
+        "--clean", nargs="?", const=EVERY, metavar="RUN", help="drop weights of finished trials, keep tables"
+    )
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument("--verbose", action="store_true", help="let Ray's own output through")
     return parser
@@ -87,7 +94,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"--hang-timeout {args.hang_timeout} must be above 0 seconds")
     if args.corpus and args.corpus_glob:
         raise UserError("--corpus and --corpus-glob name the text twice: give one of them")
-    if args.regime is None and not args.quick and args.resume in (None, NEWEST):
+    if args.resume and args.extend:
+        raise UserError("--resume goes on with a plan and --extend changes it: give one of them")
+    if args.retry_crashed and not args.resume:
+        raise UserError("--retry-crashed goes with --resume: say which run")
+    needs_regime = NEWEST in (args.resume, args.extend) or not (args.resume or args.extend or args.list or args.clean)
+    if args.regime is None and not args.quick and needs_regime:
         raise UserError(f"name a regime: {', '.join(REGIMES)} or a .toml file; or try --quick")
     return args
 
@@ -126,14 +138,7 @@ def choose_plan(args: argparse.Namespace, regime: Regime) -> Plan:
     grid = StaticGrid.of_scale(scale)
     if args.quick:
         grid = replace(grid, dropouts=QUICK_DROPOUTS, seeds=QUICK_SEEDS)
-    chosen: dict[str, Any] = {
-        "models": _models(args.models),
-        "prefixes": _tokens(args.prefixes, "--prefixes"),
-        "readouts": _tokens(args.readouts, "--readouts"),
-        "dropouts": _dropouts(args.dropouts),
-        "seeds": _seeds(args.seeds),
-    }
-    grid = replace(grid, **{name: values for name, values in chosen.items() if values is not None})
+    grid = with_chosen(grid, args)
     n_devices, n_threads = devices_and_threads(device, args.devices)
     return Plan(
         regime=regime,
@@ -145,6 +150,18 @@ def choose_plan(args: argparse.Namespace, regime: Regime) -> Plan:
         n_devices=n_devices,
         n_threads=n_threads,
     )
+
+
+def with_chosen(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
+    """The grid with the values that the options give; an axis without an option stays."""
+    chosen: dict[str, Any] = {
+        "models": _models(args.models),
+        "prefixes": _tokens(args.prefixes, "--prefixes"),
+        "readouts": _tokens(args.readouts, "--readouts"),
+        "dropouts": _dropouts(args.dropouts),
+        "seeds": _seeds(args.seeds),
+    }
+    return replace(grid, **{name: values for name, values in chosen.items() if values is not None})
 
 
 def devices_and_threads(device: str, asked: int | None) -> tuple[int, int]:

@@ -46,12 +46,10 @@ class Plan:
     n_threads: int
 
     def trials(self, data: DataIdentity) -> tuple[TrialSpec, ...]:
-        """All trials in the order they are run; a trial that two grids share comes once."""
-        unique: dict[str, TrialSpec] = {}
-        for grid in self.grids:
-            for spec in trials(grid, regime=self.regime.name, scale_name=self.scale_name, scale=self.scale, data=data):
-                unique.setdefault(spec.trial_id, spec)
-        return tuple(unique.values())
+        """All trials in the order they are run."""
+        return tuple(
+            trials(self.grids, regime=self.regime.name, scale_name=self.scale_name, scale=self.scale, data=data)
+        )
 
 
 def plan_hash(specs: tuple[TrialSpec, ...]) -> str:
@@ -83,10 +81,7 @@ def to_config(
         "scale_name": plan.scale_name,
         "scale": asdict(plan.scale),
         "grids": [grid.to_dict() for grid in plan.grids],
-        "models": [
-            {"name": m.name, "n_params": m.n_params(plan.scale.vocab_size), **asdict(m)}
-            for m in sorted({s.model for s in specs}, key=lambda m: m.n_params(plan.scale.vocab_size))
-        ],
+        "models": _models(plan.scale, specs),
         "evidence": evidence_class(plan.scale_name, plan.device),
         "data": {**asdict(data), "cache_folder": str(cache_folder), "manifest": manifest},
         "device": {
@@ -138,6 +133,38 @@ def from_config(config: dict[str, Any], where: Path) -> tuple[Plan, tuple[TrialS
             "restore its config.json, use the version that wrote it, or start a new run"
         )
     return plan, specs
+
+
+def extended(config: dict[str, Any], plan: Plan, more: StaticGrid, command: str) -> tuple[Plan, dict[str, Any]]:
+    """The plan with another grid's values added on every axis, and the config that holds it.
+
+    What the run was begun with stays: its run_id, its first grid and the trials that are done.
+
+    Raises:
+        UserError: the grid adds nothing, or a prefix is longer than the encoded text.
+    """
+    grid = plan.grids[-1].union(more)
+    if grid == plan.grids[-1]:
+        raise UserError("--extend adds nothing: name new --seeds, --dropouts, --prefixes, --readouts or --models")
+    if grid.prefixes[-1] > plan.scale.train_tokens:
+        raise UserError(
+            f"--prefixes {grid.prefixes[-1]}: the run's text was encoded to {plan.scale.train_tokens} tokens, so a "
+            "longer prefix needs a new run"
+        )
+    larger = replace(plan, grids=(*plan.grids, grid))
+    specs = larger.trials(identity(config))
+    return larger, config | {
+        "grids": [g.to_dict() for g in larger.grids],
+        "plan_hash": plan_hash(specs),
+        "n_trials": len(specs),
+        "models": _models(larger.scale, specs),
+        "extensions": [*config.get("extensions", []), command],
+    }
+
+
+def _models(scale: Scale, specs: tuple[TrialSpec, ...]) -> list[dict[str, Any]]:
+    models = sorted({spec.model for spec in specs}, key=lambda m: (m.n_params(scale.vocab_size), m.name))
+    return [{"name": m.name, "n_params": m.n_params(scale.vocab_size), **asdict(m)} for m in models]
 
 
 def identity(config: dict[str, Any]) -> DataIdentity:

@@ -14,7 +14,7 @@ from tune_dd.corpus import Corpus
 from tune_dd.regimes import evidence_class
 from tune_dd.sweep.plan import Cost, Plan
 from tune_dd.sweep.progress import format_seconds
-from tune_dd.sweep.runs import RunFolder
+from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
 from tune_dd.sweep.supervisor import Outcome
 from tune_dd.trial import TrialSpec, format_dropout, short_count
 
@@ -88,18 +88,20 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
         return
     import analysis.report  # here: it draws, and a search need not wait for that
 
-    write_ledger(run, specs, outcome, None)
-    result = analysis.report.analyse([run.path])
-    write_ledger(run, specs, outcome, result.selection)
+    selection = None
+    try:
+        result = analysis.report.analyse([run.path])
+        selection = result.selection
+    finally:
+        write_ledger(run, specs, outcome, selection)
     analysis.report.print_tables(result, console)
-    shown = shlex.quote(_shown(run.path))
-    console.print(f"files: {_shown(run.path)}", highlight=False, soft_wrap=True)
+    console.print(f"files: {shown_path(run.path)}", highlight=False, soft_wrap=True)
     if outcome.crashed:
-        following = f"python -m tune_dd.sweep --resume {shown} --retry-crashed"
+        following = f"{resume_command(run)} --retry-crashed"
     elif plan.scale_name == "pocket":
         following = f"python -m tune_dd.sweep {plan.regime.name} --dry-run    (what the full search would cost)"
     else:
-        following = f"python -m analysis {shown}"
+        following = f"python -m analysis {shlex.quote(shown_path(run.path))}"
     console.print(f"next: {following}", highlight=False, soft_wrap=True)
 
 
@@ -136,11 +138,3 @@ def _on_a_plateau(spec: TrialSpec, selection: pd.DataFrame) -> bool:
     cells = selection[(selection["model"] == spec.model.name) & (selection["unique_tokens"] == stage.unique_tokens)]
     on = (cells["plateau_low"] <= stage.dropout) & (stage.dropout <= cells["plateau_high"])
     return bool(on.any())
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be typed."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime
 import fcntl
+import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Iterator
@@ -20,9 +22,15 @@ from typing import Any
 
 from tune_dd import artifacts
 from tune_dd.errors import UserError
+from tune_dd.journal import set_aside
 
 DEFAULT_STORAGE = Path("ray_results")
 LOCK = "lock"
+CONFIG_COPY = "config.copy.json"
+
+
+class DamagedConfig(UserError):
+    """A config.json that is missing, torn or altered."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +60,57 @@ class RunFolder:
         """The run's config.json.
 
         Raises:
-            UserError: it is missing, damaged or of another schema.
+            DamagedConfig: it is missing, torn or altered.
+            UserError: it is of another schema.
         """
-        config = artifacts.read_json(self.path / artifacts.CONFIG)
-        if not isinstance(config, dict) or config.get("schema") != artifacts.SCHEMA:
-            found = config.get("schema") if isinstance(config, dict) else None
-            raise UserError(
-                f"{self.path} is a run of schema {found!r} and this version reads {artifacts.SCHEMA}: "
-                "use the version that wrote it, or start a new run"
-            )
+        path = self.path / artifacts.CONFIG
+        try:
+            config = artifacts.read_json(path)
+        except UserError as damage:
+            raise DamagedConfig(str(damage)) from None
+        if not isinstance(config, dict) or config.get("checksum", "") != _checksum(config):
+            if isinstance(config, dict) and config.get("schema") != artifacts.SCHEMA and "checksum" not in config:
+                raise UserError(_other_schema(self.path, config))
+            raise DamagedConfig(f"{path} was altered (its checksum fails): restore it or start a new run")
+        if config["schema"] != artifacts.SCHEMA:
+            raise UserError(_other_schema(self.path, config))
         return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.json and the copy that a damaged one is restored from."""
+        sealed = config | {"checksum": _checksum(config)}
+        artifacts.write_json(self.path / CONFIG_COPY, sealed)
+        artifacts.write_json(self.path / artifacts.CONFIG, sealed)
+
+    def mend_config(self) -> str | None:
+        """Restore a damaged config.json from its copy; returns what was done, None if nothing was needed.
+
+        Raises:
+            UserError: neither the file nor its copy can be read.
+        """
+        try:
+            self.config()
+            return None
+        except DamagedConfig:
+            path, copy = self.path / artifacts.CONFIG, self.path / CONFIG_COPY
+            if not copy.exists():
+                raise
+            aside = f", the damaged one set aside as {set_aside(path).name}" if path.exists() else ""
+            artifacts.write_atomic(path, copy.read_bytes())
+            self.config()
+            return f"{path.name} was damaged or missing: restored from its copy{aside}"
+
+
+def _other_schema(path: Path, config: dict[str, Any]) -> str:
+    return (
+        f"{path} is a run of schema {config.get('schema')!r} and this version reads {artifacts.SCHEMA}: "
+        "use the version that wrote it, or start a new run"
+    )
+
+
+def _checksum(config: dict[str, Any]) -> str:
+    text = json.dumps({k: v for k, v in config.items() if k != "checksum"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def group_name(regime: str, phase: str, scale: str) -> str:
@@ -139,3 +188,15 @@ def clear_disposable(run: RunFolder) -> None:
     shutil.rmtree(run.ray, ignore_errors=True)
     for temp in run.journals.glob(".*.tmp"):
         temp.unlink(missing_ok=True)
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it can be typed."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def resume_command(run: RunFolder) -> str:
+    return f"python -m tune_dd.sweep --resume {shlex.quote(shown_path(run.path))}"

@@ -1,0 +1,109 @@
+"""The runs on disk: listing them, and dropping what their tables do not need."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tune_dd import artifacts, journal
+from tune_dd.errors import UserError
+from tune_dd.sweep.progress import format_seconds
+from tune_dd.sweep.runs import RunFolder, find_runs, hold, shown_path
+
+
+def finished_trials(run: RunFolder) -> int:
+    """How many of the run's journals say that their trial is finished."""
+    count = 0
+    for path in run.journals.glob(f"*{journal.SUFFIX}"):
+        try:
+            count += journal.read_journal(path).finished
+        except (journal.DamagedJournal, FileNotFoundError):
+            continue
+    return count
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Whether nothing is left to train or to report; a run whose config cannot be read is not finished."""
+    try:
+        return finished_trials(run) >= int(run.config()["n_trials"]) and (run.path / artifacts.LEDGER).exists()
+    except UserError:
+        return False
+
+
+def list_runs(storage: Path, console: Console) -> None:
+    """Print the runs under the storage, newest last."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "regime", "phase", "trials", "crashed", "size", "age", "state"):
+        table.add_column(name, justify="right" if name in ("trials", "crashed", "size", "age") else "left")
+    now = datetime.datetime.now()
+    for run in find_runs(storage):
+        files = [p for p in run.path.rglob("*") if p.is_file()]
+        size = sum(p.stat().st_size for p in files)
+        done, crashed = finished_trials(run), len(list(run.journals.glob(f"*{journal.CRASH_SUFFIX}")))
+        try:
+            config = run.config()
+        except UserError as damage:
+            table.add_row(shown_path(run.path), "", "", "", "", f"{size / 1e6:.1f} MB", "", str(damage).split(":")[0])
+            continue
+        planned = int(config["n_trials"])
+        age = (now - datetime.datetime.fromisoformat(config["created"])).total_seconds()
+        state = "finished" if done >= planned else "resumable"
+        if state == "resumable" and _is_held(run):
+            state = "running"
+        table.add_row(
+            shown_path(run.path),
+            config["regime"]["name"],
+            config["phase"],
+            f"{done} / {planned}",
+            str(crashed),
+            f"{size / 1e6:.1f} MB",
+            format_seconds(max(age, 0)),
+            state,
+        )
+    if not table.row_count:
+        console.print(f"no runs under {storage}", highlight=False, soft_wrap=True)
+        return
+    console.print(table, highlight=False, markup=False)
+
+
+def clean_runs(storage: Path, only: Path | None, console: Console) -> None:
+    """Drop the weights of finished trials and Ray's directory; tables, rows and reports stay.
+
+    Raises:
+        UserError: there is no such run, or another command holds it.
+    """
+    runs = list(find_runs(storage)) if only is None else [RunFolder(only)]
+    if only is not None:
+        runs[0].config()
+    freed = 0
+    for run in runs:
+        with hold(run):
+            freed += _clean(run)
+    console.print(f"{len(runs)} run(s) cleaned, {freed / 1e6:.1f} MB freed", highlight=False)
+
+
+def _clean(run: RunFolder) -> int:
+    before = _size(run)
+    for path in sorted(run.journals.glob(f"*{journal.SUFFIX}")):
+        try:
+            journal.drop_weights(path)
+        except journal.DamagedJournal:
+            continue  # resuming sets it aside and says so
+    shutil.rmtree(run.ray, ignore_errors=True)
+    return before - _size(run)
+
+
+def _size(run: RunFolder) -> int:
+    return sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file())
+
+
+def _is_held(run: RunFolder) -> bool:
+    try:
+        with hold(run):
+            return False
+    except UserError:
+        return True
