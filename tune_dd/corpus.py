@@ -55,7 +55,7 @@ class Corpus:
         n_train, n_validation: tokens of each split.
         token_bytes: (vocab_size,), int64, UTF-8 bytes of each token, 0 for ``<|bos|>``.
         corpus_hash, tokenizer_hash: 16 hex digits of the SHA-256 of the token file and of the tokenizer file.
-        manifest: where the text comes from and how it was split; see docs.
+        manifest: sources, settings, counts of each split, overlap, versions, hashes: what the file says.
     """
 
     folder: Path

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tune_dd.artifacts import reach, sync_folder
+from tune_dd import artifacts
 from tune_dd.tokenizer import token_byte_counts
 
 FORMAT = 1  # of the three files; raise it when what is built from the same sources changes
@@ -164,13 +164,13 @@ def install(built: CacheFiles, files: CacheFiles) -> None:
     The former manifest goes first and the new one comes last, so that a kill in between leaves no cache
     rather than one that looks damaged.
     """
-    reach("cache_before_install")
+    artifacts.reach("cache_before_install")
     files.manifest.unlink(missing_ok=True)
     for source, target in zip((built.tokenizer, built.tokens, built.manifest), _in_order(files), strict=True):
-        reach(f"cache_before_{target.name.split('-')[0]}")
+        artifacts.reach(f"cache_before_{target.name.split('-')[0]}")
         os.replace(source, target)
-    reach("cache_before_sync")
-    sync_folder(files.folder)
+    artifacts.reach("cache_before_sync")
+    artifacts.sync_folder(files.folder)
 
 
 def _in_order(files: CacheFiles) -> tuple[Path, Path, Path]:

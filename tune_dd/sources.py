@@ -133,13 +133,17 @@ def join_articles(rows: Iterable[str]) -> Iterator[str]:
         begins = _HEADING.match(line) is not None and (after_blank or "\n" in line)
         # A text with no headings at all must not gather in memory either.
         if article and (begins or size > MAX_DOCUMENT):
-            yield "\n".join(article).strip()
+            yield from _joined(article)
             article, size = [], 0
         article.append(line)
         size += len(line) + 1
         after_blank = not line.strip()
-    if article:
-        yield "\n".join(article).strip()
+    yield from _joined(article)
+
+
+def _joined(rows: list[str]) -> Iterator[str]:
+    if article := "\n".join(rows).strip():
+        yield article
 
 
 def _kind(path: Path) -> str | None:
@@ -208,6 +212,8 @@ def _jsonl_rows(path: Path, key: str) -> Iterator[str]:
             try:
                 value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 text = value[key]
+                if text is None:
+                    continue
                 text.encode()
             except UnicodeDecodeError:
                 raise UserError(f"{where} is not UTF-8: convert the file, for example with iconv -t utf-8") from None
