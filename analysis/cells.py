@@ -156,7 +156,7 @@ def decompose(key: Key, seed: ArrayLike, dropout: ArrayLike, loss: ArrayLike) ->
             dropped = tuple(float(value) for value in dropouts[~keep])
             rows = present[:, keep].any(axis=1)
             losses, dropouts, seeds = losses[rows][:, keep], dropouts[keep], seeds[rows]
-    levels, counts, information, residuals = _additive(losses)
+    levels, counts, information, residuals = additive(losses)
     return Cell(
         key=key,
         dropouts=dropouts,
@@ -171,9 +171,10 @@ def decompose(key: Key, seed: ArrayLike, dropout: ArrayLike, loss: ArrayLike) ->
     )
 
 
-def _additive(losses: Array) -> tuple[Array, Array, Array, Array]:
-    """Levels, counts, information and residuals of the additive model, by the normal equations of the
-    dropouts with the seeds projected out.
+def additive(losses: Array) -> tuple[Array, Array, Array, Array]:
+    """Levels, counts, information and residuals (see ``Cell``) of the additive model of losses (S, P).
+
+    By the normal equations of the columns with the rows (seeds) projected out.
     """
     present = ~np.isnan(losses)
     filled = np.where(present, losses, 0.0)

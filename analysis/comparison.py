@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.cells import check_table
+from analysis.cells import additive, check_table
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
 
@@ -223,9 +223,12 @@ def _contrast(
         row["difference"] = float(difference.mean()) if n else float("nan")
         row["difference_bpb"] = float((bpb - reference_bpb)[pairs].mean()) if n else float("nan")
         row |= _paired(difference)
-        row["low"], row["high"] = _bootstrap_interval(data, metric, contrast, rng, n_bootstrap)
-        if n < 6:
-            notes.append(f"{n} pairs: no sign-flip p below {2.0 ** (1 - n):.3g} is possible" if n else "no pair")
+        if n > 1:
+            row["low"], row["high"] = _bootstrap_interval(data, metric, contrast, rng, n_bootstrap)
+        if n < 2:
+            notes.append(f"{n} pairs: no interval and no test")
+        elif n < 6:
+            notes.append(f"{n} pairs: no sign-flip p below {2.0 ** (1 - n):.3g} is possible")
     row["tokens_saved"] = _tokens_saved(data, contrast, name) if metric == "final_val_loss" else float("nan")
     row["notes"] = "; ".join(notes)
     return row
@@ -287,31 +290,26 @@ def _bootstrap_interval(
     truth (the condition less the truly best static) is turned around the estimate: the choice is paid for.
     """
     loss = data.loss[metric]
-    loss = loss[:, np.isfinite(loss).all(axis=0)]
-    n_conditions, n = loss.shape
-    df = (n_conditions - 1) * (n - 1)
+    present = np.isfinite(loss)
+    levels, _, _, residuals = additive(loss.T)
+    df = int(present.sum()) - sum(loss.shape) + 1
     if df < 1:
         return float("nan"), float("nan")
-    means = loss.mean(axis=1)
-    residuals = loss - means[:, None] - loss.mean(axis=0) + loss.mean()
-    sd = np.sqrt((residuals**2).sum() / df)
-    scale = sd * np.sqrt(df / rng.chisquare(df, n_bootstrap))
-    draws = means[:, None] + scale[:, None, None] * rng.standard_normal((n_bootstrap, n_conditions, n))
-    treated = draws[:, contrast.condition].mean(axis=1)
+    scale = np.sqrt(np.nansum(residuals**2) / rng.chisquare(df, n_bootstrap))
+    draws = levels[:, None] + scale[:, None, None] * rng.standard_normal((n_bootstrap, *loss.shape))
+    worlds = np.concatenate([loss[None], np.where(present, draws, np.nan)])
     if contrast.baseline is not None:
-        reference, truth = draws[:, contrast.baseline].mean(axis=1), means[contrast.baseline]
-        estimate = means[contrast.condition] - means[contrast.baseline]
-    elif n == 1 or not data.static.any():
-        return float("nan"), float("nan")
+        reference, truth = worlds[:, contrast.baseline], levels[contrast.baseline]
     else:
-        seeds = np.arange(n)
-        choice = best_static_elsewhere(draws, data.static)
-        reference = np.take_along_axis(draws, choice[:, None, :], axis=1)[:, 0].mean(axis=1)
-        truth = means[data.static].min()
-        estimate = (loss[contrast.condition] - loss[best_static_elsewhere(loss, data.static), seeds]).mean()
-    error = (treated - reference) - (means[contrast.condition] - truth)
+        choice = best_static_elsewhere(worlds, data.static)
+        if (choice[0] < 0).any():
+            return float("nan"), float("nan")
+        reference = np.take_along_axis(worlds, choice[:, None, :], axis=1)[:, 0]
+        truth = levels[data.static].min()
+    estimates = np.nanmean(worlds[:, contrast.condition] - reference, axis=1)
+    error = estimates[1:] - (levels[contrast.condition] - truth)
     below, above = np.quantile(error, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(estimate - above), float(estimate - below)
+    return float(estimates[0] - above), float(estimates[0] - below)
 
 
 def _tokens_saved(data: Outcomes, contrast: _Contrast, baseline: str) -> float:
