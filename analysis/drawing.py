@@ -44,6 +44,7 @@ STYLE: Any = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "lines.linewidth": 1.3,
+    "figure.constrained_layout.h_pad": 0.05,
     "svg.hashsalt": "tune_dd",  # ids in the SVG, otherwise random
     "svg.fonttype": "none",  # text stays text: small, selectable, read aloud
 }
@@ -105,15 +106,10 @@ def draw_cell(figure: Figure, picture: Picture) -> None:
     ax = figure.add_subplot()
     data, labels = picture.data, picture.labels
     series = dict(list(data.groupby("series")))
-    half = grid_half_step(series["mean"]["dropout"])
-    ax.axvspan(
-        labels["plateau_low"] - half / 3,
-        labels["plateau_high"] + half / 3,
-        color=PLATEAU,
-        alpha=0.18,
-        lw=0,
-        label="plateau",
-    )
+    if labels["plateau"]:
+        low, high = labels["plateau"]
+        edge = grid_half_step(series["mean"]["dropout"]) / 3  # a plateau of one rate must be seen too
+        ax.axvspan(low - edge, high + edge, color=PLATEAU, alpha=0.18, lw=0, label="plateau")
     for number, (_, rows) in enumerate(series["seed"].groupby("seed")):
         ax.plot(
             rows["dropout"],

@@ -66,11 +66,12 @@ def cell_pictures(fits: Sequence[CellFit]) -> list[Picture]:
 def cell_picture(fit: CellFit) -> Picture:
     """Series of the data: ``seed`` (one loss per seed), ``mean``, ``quadratic`` and ``cubic`` (fitted curves)."""
     where = f"U = {count_text(fit.unique_tokens)}, C = {count_text(fit.sampled_tokens)}"
+    plateau = f"; not shown worse: {fit.plateau[0]:g} to {fit.plateau[-1]:g}" if fit.plateau else ""
     return Picture(
         name=f"cell-{fit.phase}-{fit.model}-U{fit.unique_tokens}-C{fit.sampled_tokens}",
         title=f"{fit.model}, {where}",
         caption=f"{fit.model}, {where}: {optimum_text(fit.status, fit.fitted_optimum, fit.fitted_low, fit.fitted_high)}"
-        f"; not shown worse: {fit.plateau[0]:g} to {fit.plateau[-1]:g}.",
+        f"{plateau}.",
         data=pd.DataFrame(cell_rows(fit), columns=["series", "seed", "dropout", "val_loss"]),
         kind="draw_cell",
         labels={
@@ -78,8 +79,7 @@ def cell_picture(fit: CellFit) -> Picture:
             "optimum": fit.fitted_optimum,
             "low": fit.fitted_low,
             "high": fit.fitted_high,
-            "plateau_low": fit.plateau[0],
-            "plateau_high": fit.plateau[-1],
+            "plateau": (fit.plateau[0], fit.plateau[-1]) if fit.plateau else None,
             "grid_optimum": fit.grid_optimum,
         },
     )

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.figures import count_text
 from analysis.style import STYLE_SHEET
-from analysis.terminal import STATUS_WORDS, best_text, devices, interval_text, p_text, signed
+from analysis.terminal import STATUS_WORDS, best_text, devices, interval_text, p_text, plateau_text, signed
 from analysis.words import CLASS_WORDS, answer, law_sentence
 
 if TYPE_CHECKING:
@@ -71,11 +71,14 @@ def paragraph(value: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
 
 
-def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]], numeric: int = 0, caption: str = "") -> str:
+def html_table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], numeric: int | None = None, caption: str = ""
+) -> str:
     """A table whose columns from ``numeric`` on are numbers, set to the right; it scrolls by itself."""
-    head = "".join(f'<th scope="col"{align(i, numeric)}>{text(name)}</th>' for i, name in enumerate(headings))
+    kinds = [column_kind(name, i, numeric) for i, name in enumerate(headings)]
+    head = "".join(f'<th scope="col"{kind}>{text(name)}</th>' for name, kind in zip(headings, kinds, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td{align(i, numeric)}>{text(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(f"<td{kind}>{text(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in rows
     )
     above = f"<caption>{text(caption)}</caption>" if caption else ""
@@ -83,8 +86,11 @@ def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]], numeri
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
-def align(column: int, numeric: int) -> str:
-    return ' class="n"' if numeric and column >= numeric else ""
+def column_kind(name: str, column: int, numeric: int | None) -> str:
+    """Numbers to the right, prose free to wrap."""
+    if name == "description":
+        return ' class="t"'
+    return ' class="n"' if numeric is not None and column >= numeric and name != "status" else ""
 
 
 def gallery(shown: Shown, section: str, *, wide: bool) -> str:
@@ -163,29 +169,32 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
     selection = analysis.selection
     if selection.empty:
         return ""
-    headings = ["phase", "model", "U", "C", "status", "seeds", "best", "95 % interval", "cubic", "plateau"]
+    # A phone shows the first columns: what tells the cells apart, and the answer.
+    names = [name for name in ("phase", "model") if selection[name].nunique() > 1]
+    headings = [*names, "U", "C", "best", "95 % interval", "plateau", "status", "cubic", "seeds", "gain (nats)"]
     rows = [
         (
-            row["phase"],
-            row["model"],
+            *(row[name] for name in names),
             count_text(row["unique_tokens"]),
             count_text(row["sampled_tokens"]),
-            STATUS_WORDS[row["status"]],
-            row["n_seeds"],
             best_text(row),
             interval_text(row["fitted_low"], row["fitted_high"], 2),
+            plateau_text(row),
+            STATUS_WORDS[row["status"]],
             f"{row['cubic_optimum']:.2f}" if np.isfinite(row["cubic_optimum"]) else "-",
-            f"{row['plateau_low']:.2f} to {row['plateau_high']:.2f}",
+            row["n_seeds"],
             signed(row["improvement"], 3),
             interval_text(row["improvement_low"], row["improvement_high"], 3),
         )
         for row in selection.head(MAX_ROWS).to_dict("records")
     ]
-    caption = f"Class: {analysis.experiment.evidence}. Gain: validation loss at p = 0 less that at the best other rate."
-    table = html_table([*headings, "gain (nats)", "95 % interval"], rows, numeric=5, caption=caption)
+    only = ", ".join(str(selection[name].iloc[0]) for name in ("phase", "model") if name not in names)
+    caption = f"Class: {analysis.experiment.evidence}. {only}".rstrip(" .") + "."
+    table = html_table([*headings, "95 % interval"], rows, numeric=len(names), caption=caption)
     about = paragraph(
         "The plateau is the set of dropouts not shown worse than the best one: within one pooled paired standard "
-        "error. An optimum on the edge of the grid is censored: a bound, not a point."
+        "error. An optimum on the edge of the grid is censored: a bound, not a point. The gain is the validation "
+        "loss at p = 0 less that at the best other rate, its interval charged for having chosen the best."
     )
     drawn = sum(section == "cells" for section, _, _ in shown)
     rest = len(selection) - drawn

@@ -24,7 +24,7 @@ dd { margin: 0; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; color: #444; padding-bottom: .3rem; }
 th, td { padding: .22rem .7rem .22rem 0; text-align: left; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
-td:last-child { white-space: normal; }
+td.t { white-space: normal; min-width: 14rem; }
 th { border-bottom: 1px solid #888; }
 .n { text-align: right; }
 .grid, .wide { display: grid; gap: 1.4rem 1.6rem; margin-top: 1rem; }
@@ -47,7 +47,9 @@ summary { cursor: pointer; }
   tr { break-inside: avoid; }
   .grid { grid-template-columns: 1fr 1fr; }
   .wide { grid-template-columns: 1fr; }
-  .wide figure { max-width: 15cm; }
+  .wide figure { max-width: 13cm; }
+  .grid { gap: .8rem 1.2rem; }
+  .grid figcaption { display: none; }
   .scroll { overflow: visible; }
   table { font-size: 7.5pt; }
   th, td { padding-right: .4rem; }

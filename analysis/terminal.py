@@ -91,7 +91,7 @@ def selection_table(selection: pd.DataFrame, evidence: str, console: Console) ->
             str(row["n_seeds"]),
             best_text(row),
             interval_text(row["fitted_low"], row["fitted_high"], 2),
-            f"{row['plateau_low']:.2f}-{row['plateau_high']:.2f}",
+            plateau_text(row),
             STATUS_WORDS[row["status"]],
             signed(row["improvement"], 3),
         ]
@@ -109,6 +109,10 @@ def best_text(row: dict[Any, Any]) -> str:
     if edge == 0:
         return "0"  # nothing lies below it
     return f"{'<=' if row['status'] == 'censored_low' else '>='}{edge:.2f}"
+
+
+def plateau_text(row: dict[Any, Any]) -> str:
+    return f"{row['plateau_low']:.2f}-{row['plateau_high']:.2f}" if np.isfinite(row["plateau_low"]) else "-"
 
 
 def interval_text(low: float, high: float, digits: int) -> str:

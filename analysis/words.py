@@ -17,6 +17,11 @@ CLASS_WORDS = {
     "run": "Run: full scale, but not on mps, the device of the reference study; it is no evidence for that study.",
     "rehearsal": "Rehearsal: pocket scale; it shows that the method works and is no evidence for the reference study.",
 }
+UNCERTAIN = {
+    "censored_low": "at its low end",
+    "censored_high": "at its high end",
+    "no_signal": "without a visible effect",
+}
 EDGES = {"censored_low": "lowest", "censored_high": "highest"}
 
 
@@ -57,7 +62,10 @@ def move(cells: pd.DataFrame, column: str, letter: str) -> str:
     """From the first cell to the last, claimed as a move only where their intervals do not meet."""
     a, b = cells.iloc[0], cells.iloc[-1]
     verb = "does not move clearly:"
-    if bounds(b)[1] < bounds(a)[0]:
+    if not (np.isfinite(a["fitted_low"]) and np.isfinite(b["fitted_low"])):
+        direction = np.sign(best(b) - best(a))
+        verb = {-1.0: "falls", 1.0: "rises"}.get(direction, "stays") + ", without replicates to say how surely,"
+    elif bounds(b)[1] < bounds(a)[0]:
         verb = "falls"
     elif bounds(a)[1] < bounds(b)[0]:
         verb = "rises"
@@ -67,12 +75,16 @@ def move(cells: pd.DataFrame, column: str, letter: str) -> str:
 
 def bounds(row: pd.Series) -> tuple[float, float]:
     """What the cell says of its optimum: an interval, half a line where censored, all rates where it says nothing."""
-    if row["status"] == "no_signal" or not np.isfinite(row["fitted_low"]):
+    if row["status"] == "no_signal":
         return 0.0, 1.0
     low, high = float(row["fitted_low"]), float(row["fitted_high"])
     if row["status"] == "censored_low":
         return 0.0, high
     return (low, 1.0) if row["status"] == "censored_high" else (low, high)
+
+
+def best(row: pd.Series) -> float:
+    return float(row["fitted_optimum" if row["status"] == "interior" else "grid_optimum"])
 
 
 def optimum(row: pd.Series) -> str:
@@ -81,7 +93,7 @@ def optimum(row: pd.Series) -> str:
     if row["status"] == "no_signal":
         return "nothing that stands out"
     if not np.isfinite(row["fitted_low"]):
-        return f"{row['fitted_optimum']:.2f} (one seed, no interval)"
+        return f"{row['fitted_optimum']:.2f}"
     return f"{row['fitted_optimum']:.2f} [{row['fitted_low']:.2f}, {row['fitted_high']:.2f}]"
 
 
@@ -89,15 +101,8 @@ def certainty(cells: pd.DataFrame) -> str:
     counts = cells["status"].value_counts()
     interior = int(counts.get("interior", 0))
     text = f"{interior} of {len(cells)} cells have their optimum inside the grid"
-    censored = [f"{counts[status]} {word}" for status, word in CENSORED_WORDS.items() if status in counts]
+    censored = [f"{counts[status]} {word}" for status, word in UNCERTAIN.items() if status in counts]
     return text + (f" ({', '.join(censored)})" if censored else "")
-
-
-CENSORED_WORDS = {
-    "censored_low": "at its low end",
-    "censored_high": "at its high end",
-    "no_signal": "without a visible effect",
-}
 
 
 def stream_sentence(comparison: pd.DataFrame) -> str:

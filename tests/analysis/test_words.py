@@ -1,0 +1,59 @@
+"""The answer claims no more than the intervals allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.words import answer
+
+
+def cells(*rows: dict[str, Any]) -> pd.DataFrame:
+    base = {
+        "regime": "pydocs",
+        "phase": "calibrate",
+        "model": "L2_H2_D64",
+        "n_params": 163_840,
+        "sampled_tokens": 262_144,
+        "status": "interior",
+        "grid_optimum": 0.2,
+    }
+    return pd.DataFrame([{**base, **row} for row in rows])
+
+
+def cell(u: int, best: float, low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {"unique_tokens": u, "fitted_optimum": best, "fitted_low": low, "fitted_high": high, **more}
+
+
+@pytest.mark.parametrize(
+    ("ends", "verb"),
+    [
+        (((0.5, 0.45, 0.55), (0.1, 0.05, 0.15)), "falls from 0.50 [0.45, 0.55] at U = 4k to 0.10 [0.05, 0.15]"),
+        (((0.1, 0.05, 0.15), (0.5, 0.45, 0.55)), "rises from"),
+        (((0.3, 0.1, 0.5), (0.1, 0.0, 0.2)), "does not move clearly: from"),
+        (((0.5, float("nan"), float("nan")), (0.1, float("nan"), float("nan"))), "falls, without replicates"),
+    ],
+)
+def test_a_move_is_claimed_only_where_intervals_part(ends: tuple[tuple[float, ...], ...], verb: str) -> None:
+    assert verb in answer(cells(cell(4_000, *ends[0]), cell(64_000, *ends[1])))
+
+
+def test_a_censored_end_is_never_a_point() -> None:
+    high = cell(4_000, 0.6, 0.55, 0.6, status="censored_high", grid_optimum=0.6)
+    text = answer(cells(high, cell(64_000, 0.1, 0.05, 0.15)))
+    assert "falls from 0.60 (censored: the highest tried) at U = 4k" in text
+    assert "1 of 2 cells have their optimum inside the grid (1 at its high end)" in text
+    flat = cell(4_000, 0.5, 0.45, 0.55, status="no_signal")
+    assert "does not move clearly: from nothing that stands out" in answer(cells(flat, cell(64_000, 0.1, 0.05, 0.15)))
+
+
+def test_one_cell_and_the_stream() -> None:
+    row = {"metric": "final_val_loss", "condition": "law", "baseline": "static_0.20", "primary": True, "n_pairs": 5}
+    comparison = pd.DataFrame([{**row, "difference": -0.057, "low": -0.08, "high": -0.03}])
+    text = answer(cells(cell(4_000, 0.5, 0.45, 0.55)), comparison)
+    assert "at U = 4k unique and C = 262k sampled tokens is 0.50 [0.45, 0.55]" in text
+    assert "law ends lower than static_0.20: final validation loss -0.0570 nats per token [-0.0800, -0.0300]" in text
+    assert "is not shown to differ from" in answer(cells(), comparison.assign(high=0.01))
+    assert answer(cells()) == ""
