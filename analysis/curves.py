@@ -50,9 +50,10 @@ class Curve:
 
     def slope_and_curvature(self, dropout: float) -> tuple[float, float]:
         """First and half the second derivative with respect to z there, nats."""
-        polynomial = np.polynomial.Polynomial(self.coefficients)
         z = float(coordinate(dropout))
-        return float(polynomial.deriv(1)(z)), float(polynomial.deriv(2)(z)) / 2
+        _, linear, square, *rest = self.coefficients
+        cube = rest[0] if rest else 0.0
+        return linear + z * (2 * square + 3 * cube * z), square + 3 * cube * z
 
     @property
     def minimum(self) -> float:
@@ -62,6 +63,7 @@ class Curve:
 @dataclass(frozen=True)
 class _Window:
     solver: Array  # (degree + 1, k): levels -> coefficients in t = (z - centre) / half
+    expand: Array  # (degree + 1, degree + 1): those -> coefficients in z
     start: int
     size: int
     centre: float
@@ -78,7 +80,11 @@ def _windows(dropouts: tuple[float, ...], counts: tuple[float, ...], degree: int
         centre, half = (inside[0] + inside[-1]) / 2, (inside[-1] - inside[0]) / 2
         powers = np.vander((inside - centre) / half, degree + 1, increasing=True)
         solver = np.linalg.pinv(powers * weight[:, None]) * weight
-        windows.append(_Window(solver, start, size, float(centre), float(half)))
+        line = np.polynomial.Polynomial([-centre / half, 1 / half])
+        expand = np.zeros((degree + 1, degree + 1))
+        for power in range(degree + 1):
+            expand[: power + 1, power] = (line**power).coef
+        windows.append(_Window(solver, expand, start, size, float(centre), float(half)))
     return tuple(windows)
 
 
@@ -133,11 +139,7 @@ def fit_curve(levels: Array, dropouts: Array, counts: Array, degree: int) -> Cur
     start = int(np.clip(levels.argmin() - size // 2, 0, len(dropouts) - size))
     window = windows[start]
     b = window.solver @ levels[start : start + size]
-    # t = (z - centre) / half, expanded into powers of z.
-    line = np.polynomial.Polynomial([-window.centre / window.half, 1 / window.half])
-    raw = np.polynomial.Polynomial(b)(line).coef
-    raw = np.concatenate([raw, np.zeros(degree + 1 - len(raw))])
     z = window.centre + window.half * _minimise(b[None])[0]
     low, high = float(dropouts[start]), float(dropouts[start + size - 1])
     optimum = min(max(float(from_coordinate(z)), low), high)
-    return Curve(tuple(float(value) for value in raw), low, high, optimum)
+    return Curve(tuple((window.expand @ b).tolist()), low, high, optimum)

@@ -22,6 +22,8 @@ from tune_dd.laws import Array
 
 Sides = NDArray[np.int64]
 MAX_ITERATIONS = 60
+# A problem is solved when a step gains less than this share of its cost.
+TOLERANCE = 1e-8
 # Problems solved together: 250 problems of 2,000 cells take 4 MB per array.
 CHUNK = 250
 
@@ -98,9 +100,7 @@ def _minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array
         cost[moved] = trial_cost[better]
         damping[active] = np.where(better, damping[active] * 0.2, damping[active] * 8.0)
         finished = np.zeros(len(active), dtype=bool)
-        finished[better] = (gain <= 1e-10 * (cost[moved] + 1e-3)) & (
-            np.abs(step[better]).max(axis=1) <= 1e-6 * (np.abs(beta[moved]).max(axis=1) + 1e-3)
-        )
+        finished[better] = gain <= TOLERANCE * (cost[moved] + 1e-3)
         finished |= damping[active] > 1e9
         active = active[~finished]
         if not len(active):

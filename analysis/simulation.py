@@ -18,6 +18,7 @@ from scipy.optimize import minimize_scalar
 
 from analysis.cells import decompose, pool_noise
 from analysis.coefficients import fit_law
+from analysis.comparison import compare
 from analysis.optimum import CellFit, fit_cell
 from tune_dd.laws import Array, get_law
 
@@ -222,10 +223,81 @@ def coverage_of_coefficients(
     return pd.DataFrame(rows)
 
 
+# Final losses of a pocket stream over the best static's, nats, and the noise of one trial there.
+STREAM = {
+    "law": -0.057,
+    "static_0.15": 0.008,
+    "static_0.20": 0.0,
+    "static_0.25": 0.015,
+    "static_0.30": 0.023,
+    "reversed_law": 0.097,
+}
+STREAM_SD = 0.017
+
+
+def simulate_stream(rng: np.random.Generator, *, n_seeds: int = 5, n_stages: int = 5) -> pd.DataFrame:
+    """A stream table whose conditions differ by ``STREAM`` at the end, and by half of it before."""
+    rows = []
+    for seed in range(n_seeds):
+        common = SEED_SD * rng.standard_normal()
+        for condition, effect in STREAM.items():
+            kind = "static" if condition.startswith("static") else "law" if condition == "law" else "anchor_decay"
+            for stage in range(n_stages):
+                left = n_stages - 1 - stage
+                loss = 3.876 + common + effect * (0.5 if left else 1.0) + 0.3 * left
+                loss += STREAM_SD * rng.standard_normal()
+                rows.append(
+                    {
+                        "regime": "simulated",
+                        "phase": "stream",
+                        "model": "L2_H2_D64",
+                        "n_params": 163_840,
+                        "condition": condition,
+                        "kind": kind,
+                        "seed": seed,
+                        "stage": stage,
+                        "readout": 0,
+                        "unique_tokens": 4_000 * 2**stage,
+                        "sampled_tokens": 131_072 * (stage + 1),
+                        "dropout": 0.2,
+                        "val_loss": loss,
+                        "val_bpb": loss / np.log(2) / 2.2,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def coverage_of_comparison(n_streams: int = 300, *, n_seeds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """The share of simulated streams whose intervals of law less best static hold the truth."""
+    rng = np.random.default_rng(seed)
+    truth = STREAM["law"] - min(value for name, value in STREAM.items() if name.startswith("static"))
+    rows = [
+        compare(simulate_stream(rng, n_seeds=n_seeds), metrics=("final_val_loss",), n_bootstrap=400, seed=number).iloc[
+            0
+        ]
+        for number in range(n_streams)
+    ]
+    found = pd.DataFrame(rows)
+    return pd.DataFrame(
+        [
+            {
+                "interval": name,
+                "seeds": n_seeds,
+                "coverage": ((found[low] <= truth) & (truth <= found[high])).mean(),
+                "width": (found[high] - found[low]).mean(),
+                "bias": found["difference"].mean() - truth,
+                "streams": n_streams,
+            }
+            for name, low, high in (("bootstrap", "low", "high"), ("paired t", "t_low", "t_high"))
+        ]
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Coverage of the intervals on simulated sweeps.")
     parser.add_argument("--sweeps", type=int, default=500)
     parser.add_argument("--calibrations", type=int, default=200)
+    parser.add_argument("--streams", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     pd.set_option("display.width", 160)
@@ -237,6 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for miss in (0.0, 0.03):
         print(f"Coefficients, {options.calibrations} calibrations, the law missing by {miss} a block")
         result = coverage_of_coefficients(options.calibrations, miss=miss, seed=options.seed)
+        print(result.round(4).to_string(index=False))
+    for n_seeds in (3, 5):
+        result = coverage_of_comparison(options.streams, n_seeds=n_seeds, seed=options.seed)
+        print(f"Law less best static, {n_seeds} seeds")
         print(result.round(4).to_string(index=False))
 
 

@@ -156,20 +156,22 @@ def noise_correlation(targets: Targets) -> float:
 
     0 where no trial was read out twice.
     """
-    residuals: dict[int, list[pd.Series]] = defaultdict(list)
+    groups: dict[int, list[Cell]] = defaultdict(list)
     for cell, block in zip(targets.cells, targets.block, strict=True):
         if cell.df:
-            scaled = cell.residuals / max(float(np.sqrt(cell.rss / cell.df)), 1e-12)
-            labels = pd.MultiIndex.from_product([cell.seeds, cell.dropouts])
-            residuals[int(block)].append(pd.Series(scaled.ravel(), labels))
-    products, count = 0.0, 0.0
-    for group in residuals.values():
-        frame = pd.concat(group, axis=1).dropna()
-        matrix = frame.to_numpy()
-        off = matrix.sum(axis=1) ** 2 - (matrix**2).sum(axis=1)
-        products += float(off.sum())
-        count += float(((matrix**2).sum(axis=0).sum()) * (matrix.shape[1] - 1))
-    return float(np.clip(products / count, 0.0, 1.0)) if count else 0.0
+            groups[int(block)].append(cell)
+    products = squares = 0.0
+    for cells in groups.values():
+        seeds = sorted({seed for cell in cells for seed in cell.seeds})
+        dropouts = np.unique(np.concatenate([cell.dropouts for cell in cells]))
+        scaled = np.full((len(cells), len(seeds), len(dropouts)), np.nan)
+        for i, cell in enumerate(cells):
+            place = np.ix_([i], np.searchsorted(seeds, cell.seeds), np.searchsorted(dropouts, cell.dropouts))
+            scaled[place] = cell.residuals / max(float(np.sqrt(cell.rss / cell.df)), 1e-12)
+        shared = scaled[:, np.isfinite(scaled).all(axis=0)]
+        products += float((shared.sum(axis=0) ** 2).sum() - (shared**2).sum())
+        squares += float((shared**2).sum()) * (len(cells) - 1)
+    return float(np.clip(products / squares, 0.0, 1.0)) if squares else 0.0
 
 
 def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
