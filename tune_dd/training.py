@@ -47,18 +47,32 @@ class TrialRun:
     Stage and step, never history, decide batch, mask and rate, so a run continued from ``state()``
     equals one that was never stopped, bit for bit on cpu.
 
+    Args:
+        as_accelerator: take the path of an accelerator (autograd, masks drawn on the device); by default
+            wherever the device is not the cpu.
+
     Attributes:
         step: optimizer steps done.
         trace: points [step, mean batch loss since the point before].
         train_seconds: time spent in ``advance``.
     """
 
-    def __init__(self, spec: TrialSpec, data: TrialData, device: torch.device) -> None:
+    def __init__(
+        self, spec: TrialSpec, data: TrialData, device: torch.device, *, as_accelerator: bool | None = None
+    ) -> None:
         self.spec, self.data, self.device = spec, data, device
-        self.model = Transformer(spec.model, spec.vocab_size, spec.protocol.context, seed=spec.seed, device=device)
+        accelerated = device.type != "cpu" if as_accelerator is None else as_accelerator
+        self.model = Transformer(
+            spec.model,
+            spec.vocab_size,
+            spec.protocol.context,
+            seed=spec.seed,
+            device=device,
+            masks_on_device=accelerated,
+        )
         self.optimizer = build_optimizer(self.model.parameters(), spec.protocol)
         # The hand-written step is for float32 on cpu; elsewhere autograd finds fused kernels of its own.
-        fused = device.type == "cpu" and spec.protocol.precision == "float32"
+        fused = not accelerated and spec.protocol.precision == "float32"
         self._fused = FusedStep(self.model, spec.protocol.batch_size) if fused else None
         self.step = 0
         self.train_seconds = 0.0

@@ -7,6 +7,8 @@ import torch
 
 from tune_dd.dropout import DropoutMasks, keep_threshold
 
+torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
+
 SHAPE = (64, 1001)
 
 

@@ -12,7 +12,10 @@ from tune_dd.model import Transformer
 from tune_dd.optimizer import build_optimizer
 from tune_dd.regimes import POCKET, ModelSpec
 
+torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
+
 VOCAB = 300
+SMALL = ModelSpec(2, 2, 32)
 
 
 def tokens(batch: int, context: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -20,7 +23,7 @@ def tokens(batch: int, context: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
 
 
-def trained_model(context: int, spec: ModelSpec = ModelSpec(2, 2, 32)) -> Transformer:
+def trained_model(context: int, spec: ModelSpec = SMALL) -> Transformer:
     model = Transformer(spec, VOCAB, context)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # zero projections would hide most of the gradient

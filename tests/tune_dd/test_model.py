@@ -11,6 +11,8 @@ from torch import Tensor
 from tune_dd.model import RMS_EPS, Transformer
 from tune_dd.regimes import ModelSpec
 
+torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
+
 
 def reference_loss(model: Transformer, inputs: Tensor, targets: Tensor) -> Tensor:
     """The model's mean loss, one head and one position pair at a time, with no fused kernel."""

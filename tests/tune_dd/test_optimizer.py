@@ -10,6 +10,8 @@ import torch
 from tune_dd.optimizer import EPS, build_optimizer, learning_rate
 from tune_dd.regimes import POCKET, Protocol
 
+torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
+
 CONSTANT = Protocol(batch_size=1, context=1, learning_rate=0.02, warmup_steps=10)
 WARMDOWN = replace(CONSTANT, rate_schedule="warmdown", warmdown_fraction=0.4)
 
