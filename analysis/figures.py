@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # A page with more panels than this is not read, and 24 take some seconds to draw; the CSV holds all cells.
 MAX_PANELS = 24
 CURVE_POINTS = 61
-COMPACT, WIDE = (3.7, 2.7), (5.2, 3.4)  # inches
+COMPACT, WIDE = (3.7, 2.7), (4.5, 3.1)  # inches
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def law_pictures(coefficients: Coefficients, held_out: pd.DataFrame | None = Non
                 data=pd.DataFrame(coefficients.draws, columns=list(coefficients.coefficients)),
                 kind="draw_pairs",
                 labels={"fit": dict(coefficients.coefficients)},
-                size=(5.2, 4.6),
+                size=(4.5, 4.1),
             )
         )
     if held_out is not None and len(held_out):
@@ -217,13 +217,8 @@ def held_out_picture(held_out: pd.DataFrame) -> Picture:
 
 
 def curve_pictures(table: pd.DataFrame, trace: pd.DataFrame | None = None) -> list[Picture]:
-    """Training and validation loss as sampling goes on, one picture per model and prefix (or per stream)."""
-    data = table.groupby(
-        ["phase", "n_params", "model", "kind", "condition", "stage", "unique_tokens", "sampled_tokens", "dropout"],
-        as_index=False,
-        sort=True,
-    ).agg(train_loss=("train_loss", "mean"), val_loss=("val_loss", "mean"), n_seeds=("seed", "nunique"))
-    streams = table["phase"].isin(["stream", "search"]).any()
+    """Training and validation loss as sampling goes on, one picture per model and prefix."""
+    data = curve_means(table)
     pictures = []
     static = data[~data["phase"].isin(["stream", "search"])]
     for (phase, _, model, prefix), rows in static.groupby(["phase", "n_params", "model", "unique_tokens"], sort=True):
@@ -239,15 +234,21 @@ def curve_pictures(table: pd.DataFrame, trace: pd.DataFrame | None = None) -> li
                 labels={},
             )
         )
-    if streams:
-        pictures += stream_curve_pictures(data[data["phase"] == "stream"])
     if trace is not None and len(trace):
         pictures.append(trace_picture(table, trace))
     return pictures[:MAX_PANELS]
 
 
-def stream_curve_pictures(data: pd.DataFrame) -> list[Picture]:
-    """Dropout and validation loss along the stream, a colour per condition."""
+def curve_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of the losses at every read-out of every condition."""
+    keys = ["phase", "n_params", "model", "kind", "condition", "stage", "unique_tokens", "sampled_tokens", "dropout"]
+    groups = table.groupby(keys, as_index=False, sort=True)
+    return groups.agg(train_loss=("train_loss", "mean"), val_loss=("val_loss", "mean"), n_seeds=("seed", "nunique"))
+
+
+def stream_pictures(table: pd.DataFrame) -> list[Picture]:
+    """Dropout and validation loss along the stream, a colour per condition, mean over seeds."""
+    data = curve_means(table[table["phase"] == "stream"])
     pictures = []
     for (_, model), rows in data.groupby(["n_params", "model"], sort=True):
         for value, title, kind in (
@@ -286,20 +287,19 @@ def trace_picture(table: pd.DataFrame, trace: pd.DataFrame) -> Picture:
 
 
 def comparison_pictures(comparison: pd.DataFrame) -> list[Picture]:
-    """Paired differences of every condition from its baseline, one picture per metric."""
+    """Paired differences of conditions, one picture per metric."""
     pictures = []
     for metric, rows in comparison.groupby("metric", sort=True):
-        baseline = ", ".join(sorted(rows["baseline"].unique()))
         pictures.append(
             Picture(
                 name=f"comparison-{str(metric).replace('_', '-')}",
-                title=f"{METRICS.get(str(metric), str(metric))}: difference from {baseline}",
-                caption=f"Paired differences from {baseline} in nats per token with 95 % intervals; "
-                "below zero is better. The primary contrast is filled.",
-                data=rows.sort_values("difference").reset_index(drop=True),
+                title=f"{METRICS.get(str(metric), str(metric))}: one condition less another",
+                caption="Differences paired by seed in nats per token with 95 % intervals; below zero the first "
+                "named is better. The primary contrast is filled.",
+                data=rows.sort_values(["primary", "difference"], ascending=[False, True]).reset_index(drop=True),
                 kind="draw_comparison",
                 labels={"metric": METRICS.get(str(metric), str(metric))},
-                size=(5.2, 1.0 + 0.28 * len(rows)),
+                size=(4.5, 0.9 + 0.19 * len(rows)),
             )
         )
     return pictures

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures import count_text
+from analysis.figures import METRICS, count_text
 from analysis.style import STYLE_SHEET
 from analysis.terminal import STATUS_WORDS, best_text, devices, interval_text, p_text, plateau_text, signed
 from analysis.words import CLASS_WORDS, answer, law_sentence
@@ -81,9 +81,9 @@ def html_table(
         "<tr>" + "".join(f"<td{kind}>{text(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in rows
     )
-    above = f"<caption>{text(caption)}</caption>" if caption else ""
-    table = f"<table>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{table}</div>'
+    above = f'<p class="caption">{text(caption)}</p>' if caption else ""
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'{above}<div class="scroll" tabindex="0">{table}</div>'
 
 
 def column_kind(name: str, column: int, numeric: int | None) -> str:
@@ -205,7 +205,7 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
 def law_part(analysis: Analysis, shown: Shown) -> str:
     coefficients = analysis.coefficients
     if coefficients is None:
-        return paragraph(analysis.law_note)
+        return paragraph(analysis.law_note) if len(analysis.selection) else ""
     rows = [
         (name, f"{value:.4f}", interval_text(*coefficients.intervals[name], 4))
         for name, value in coefficients.coefficients.items()
@@ -245,37 +245,39 @@ def stream_part(analysis: Analysis, shown: Shown) -> str:
     pictures = gallery(shown, "stream", wide=True)
     if analysis.comparison is None:
         return pictures
-    headings = [
-        "metric",
-        "condition",
-        "baseline",
-        "pairs",
-        "difference",
-        "95 % interval",
-        "paired t",
-        "sign flip",
-        "Holm",
+    pairs = int(analysis.comparison["n_pairs"].max())
+    about = paragraph(
+        "Differences are condition less baseline in nats per token, paired by seed: below zero the condition is "
+        f"better. Paired t, sign flip and Holm are p-values; with {pairs} pairs no two-sided sign-flip p is below "
+        f"{2.0 ** (1 - pairs):.3g}."
+    )
+    tables = [
+        metric_table(rows, f"{METRICS[str(metric)]}. Class: {analysis.experiment.evidence}.")
+        for metric, rows in analysis.comparison.groupby("metric", sort=False)
     ]
+    return about + "".join(tables) + pictures
+
+
+def metric_table(comparison: pd.DataFrame, caption: str) -> str:
+    headings = ["condition", "baseline", "difference", "95 % interval", "pairs", "paired t", "sign flip", "Holm"]
     rows = [
         (
-            row["metric"],
             f"{row['condition']}{' (primary)' if row['primary'] else ''}",
             row["baseline"],
-            row["n_pairs"],
             signed(row["difference"], 4),
             interval_text(row["low"], row["high"], 4),
+            row["n_pairs"],
             p_text(row["p_paired_t"]),
             p_text(row["p_sign_flip"]),
             p_text(row["p_holm"]),
+            signed(row["difference_bpb"], 4),
+            count_text(row["tokens_saved"]) if row["tokens_saved"] > 0 else "-",
         )
-        for row in analysis.comparison.to_dict("records")
+        for row in comparison.to_dict("records")
     ]
-    pairs = int(analysis.comparison["n_pairs"].max())
-    caption = (
-        f"Class: {analysis.experiment.evidence}. Differences in nats per token, paired by seed; the last three "
-        f"columns are p-values. With {pairs} pairs the smallest two-sided sign-flip p is {2 / 2**pairs:.3g}."
-    )
-    return html_table(headings, rows, numeric=3, caption=caption) + pictures
+    told = dict.fromkeys(note for notes in comparison["notes"] for note in notes.split("; ") if note)
+    notes = "".join(paragraph(f"Note: {note}.", "note") for note in told)
+    return html_table([*headings, "bits per byte", "tokens saved"], rows, numeric=2, caption=caption) + notes
 
 
 def predictions_part(analysis: Analysis) -> str:

@@ -41,7 +41,7 @@ class Analysis:
             there is no calibration cell.
         fits: the statistics behind each row of ``selection``.
         coefficients: the fitted law, or None; ``law_note`` then says why.
-        held_out: regret of each law on cells left out (law, held_out, regret, n), or None.
+        held_out: regret of every law on what was held out (``analysis.holdout.rivals``), or None.
         comparison: the table of comparison.csv, or None where there is no stream.
         predictions: what was predicted beside what came out, empty where nothing was.
         trace: training loss by step, or None.
@@ -101,6 +101,8 @@ def analyse(
     """
     if law is not None:
         get_law(law)
+    if n_bootstrap < 1:
+        raise UserError(f"--bootstrap {n_bootstrap} must be at least 1, better 2000")
     experiment = load_experiment(paths)
     folder = output_folder(experiment, paths, out)
     analysis = compute(experiment, folder, law=law, margin=margin, n_bootstrap=n_bootstrap, seed=seed)
@@ -140,12 +142,7 @@ def compute(
     selection = selection_table(fits)
     coefficients, law_note = fit(selection, static, law, seed)
     held_out = held_out_regret(selection, static, coefficients, seed)
-    comparison = compare_stream(table, notes, seed)
-    if not fits and comparison is None:
-        raise UserError(
-            f"{folder}: neither a static trial of a calibration phase nor a stream with a baseline is finished: "
-            "let the run go on, or --resume it"
-        )
+    comparison = compare_stream(table, notes, n_bootstrap, seed)
     trace, told = read_trace(experiment.folders)
     return Analysis(
         experiment=experiment,
@@ -208,11 +205,23 @@ def fit(selection: pd.DataFrame, table: pd.DataFrame, law: str | None, seed: int
 def held_out_regret(
     selection: pd.DataFrame, table: pd.DataFrame, coefficients: Coefficients | None, seed: int
 ) -> pd.DataFrame | None:
-    return None
+    """Every law on every hold-out that the table allows, or None where no law is fitted."""
+    from analysis.holdout import rivals
+
+    return None if coefficients is None else rivals(selection, table, seed=seed)
 
 
-def compare_stream(table: pd.DataFrame, notes: list[str], seed: int) -> pd.DataFrame | None:
-    return None
+def compare_stream(table: pd.DataFrame, notes: list[str], n_bootstrap: int, seed: int) -> pd.DataFrame | None:
+    """The comparison of stream conditions; None, with a note why, where the stream does not allow one yet."""
+    from analysis.comparison import compare
+
+    if not (table["phase"] == "stream").any():
+        return None
+    try:
+        return compare(table, n_bootstrap=n_bootstrap, seed=seed)
+    except UserError as error:
+        notes.append(f"The stream's conditions are not compared: {error}.")
+        return None
 
 
 def pictures(analysis: Analysis) -> list[tuple[str, Picture]]:
@@ -227,6 +236,7 @@ def pictures(analysis: Analysis) -> list[tuple[str, Picture]]:
         found += [("law", picture) for picture in figures.law_pictures(analysis.coefficients, analysis.held_out)]
     if analysis.comparison is not None:
         found += [("stream", picture) for picture in figures.comparison_pictures(analysis.comparison)]
+    found += [("stream", picture) for picture in figures.stream_pictures(analysis.experiment.table)]
     found += [("curves", picture) for picture in figures.curve_pictures(analysis.experiment.table, analysis.trace)]
     return found
 

@@ -20,9 +20,9 @@ a { color: #005b8f; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .2rem 1rem; margin: .6rem 0; }
 dt { font-weight: 600; }
 dd { margin: 0; }
-.scroll { overflow-x: auto; margin: .8rem 0; }
+.scroll { overflow-x: auto; margin: .4rem 0 .8rem; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-caption { text-align: left; color: #444; padding-bottom: .3rem; }
+.caption { color: #444; font-size: .86rem; margin: .8rem 0 0; }
 th, td { padding: .22rem .7rem .22rem 0; text-align: left; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
 td.t { white-space: normal; min-width: 14rem; }
 th { border-bottom: 1px solid #888; }

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.figures import count_text
+from analysis.figures import METRICS, count_text
 from analysis.words import CLASS_WORDS, answer, law_sentence
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
         console.print(selection_table(analysis.selection, experiment.evidence, console))
     print_law(analysis, console)
     if analysis.comparison is not None:
-        console.print(comparison_table(analysis.comparison, experiment.evidence, console))
+        for _, rows in analysis.comparison.groupby("metric", sort=False):
+            console.print(comparison_table(rows, experiment.evidence, console))
     if text := answer(analysis.selection, analysis.comparison):
         console.print(Text(text, style="bold"))
 
@@ -126,7 +127,8 @@ def signed(value: float, digits: int) -> str:
 def print_law(analysis: Analysis, console: Console) -> None:
     coefficients = analysis.coefficients
     if coefficients is None:
-        console.print(Text(analysis.law_note))
+        if len(analysis.selection):
+            console.print(Text(analysis.law_note))
         return
     table = new_table(f"The {coefficients.law} law", console)
     table.add_column("coefficient")
@@ -140,23 +142,24 @@ def print_law(analysis: Analysis, console: Console) -> None:
         console.print(Text(f"Note: {note}.", style="yellow"))
 
 
-def comparison_table(comparison: pd.DataFrame, evidence: str, console: Console) -> Table:
-    """Conditions against their baseline, paired by seed."""
-    table = new_table(f"Conditions against the best static dropout, nats per token ({evidence})", console)
-    for name in ("metric", "condition", "baseline"):
+def comparison_table(rows: pd.DataFrame, evidence: str, console: Console) -> Table:
+    """Conditions less their baselines by one metric, paired by seed."""
+    metric = METRICS[str(rows["metric"].iloc[0])]
+    table = new_table(f"{metric}, condition less baseline, nats per token ({evidence})", console)
+    for name in ("condition", "baseline"):
         table.add_column(name, overflow="fold")
-    for name in ("pairs", "difference", "95 % interval", "p sign", "p Holm"):
-        table.add_column(name, justify="right")
-    for row in comparison.to_dict("records"):
+    for name in ("difference", "95 % interval", "pairs", "p sign", "p Holm"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows.to_dict("records"):
         table.add_row(
-            Text(str(row["metric"]).removesuffix("_val_loss")),
-            Text(str(row["condition"]) + (" *" if row["primary"] else "")),
+            Text(str(row["condition"]) + (" (primary)" if row["primary"] else "")),
             Text(str(row["baseline"])),
-            str(row["n_pairs"]),
             signed(row["difference"], 4),
             interval_text(row["low"], row["high"], 4),
+            str(row["n_pairs"]),
             p_text(row["p_sign_flip"]),
             p_text(row["p_holm"]),
+            style="bold" if row["primary"] else None,
         )
     return table
 

@@ -115,8 +115,9 @@ def stream_sentence(comparison: pd.DataFrame) -> str:
         verdict = "ends lower than"
     elif row["low"] > 0:
         verdict = "ends higher than"
+    baseline = {"best_static": "the best static dropout"}.get(row["baseline"], row["baseline"])
     return (
-        f"On the stream, {row['condition']} {verdict} {row['baseline']}: final validation loss "
+        f"On the stream, {row['condition']} {verdict} {baseline}: final validation loss "
         f"{row['difference']:+.4f} nats per token [{row['low']:+.4f}, {row['high']:+.4f}] over {row['n_pairs']} seeds."
     )
 

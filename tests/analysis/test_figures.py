@@ -117,7 +117,7 @@ def test_every_picture_draws_to_the_same_bytes(
         }
     )
     trace = pd.DataFrame({"trial_id": table["trial_id"].iloc[0], "step": [1, 2], "train_loss": [6.0, 5.0]})
-    held_out = pd.DataFrame({"law": ["interaction", "constant"], "held_out": "cell", "regret": [0.01, 0.1]})
+    held_out = pd.DataFrame({"law": ["interaction", "constant"], "holdout": "cell", "regret_mean": [0.01, 0.1]})
     pictures = [
         figures.cell_picture(fits[0]),
         figures.cell_picture(fits[3]),
@@ -126,7 +126,7 @@ def test_every_picture_draws_to_the_same_bytes(
         *figures.comparison_pictures(comparison),
         figures.curve_pictures(table, trace)[0],
         figures.curve_pictures(table, trace)[-1],
-        *figures.curve_pictures(stream),
+        *figures.stream_pictures(stream),
     ]
     assert {picture.kind for picture in pictures} == {
         "draw_cell",

@@ -1,0 +1,94 @@
+"""Advice: the law's own dropout, its interval, and a warning outside of what was calibrated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.__main__ import main
+from analysis.advise import advise, parse_count, parse_stages, read_coefficients
+from analysis.coefficients import Coefficients, fit_law
+from analysis.tables import load_experiment
+from tune_dd.artifacts import write_json
+from tune_dd.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def file(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    table: pd.DataFrame = load_experiment([synthetic.write_run(folder, synthetic.calibration())]).table
+    write_json(folder / "coefficients.json", fit_law(None, table, n_bootstrap=60).to_dict())
+    return folder / "coefficients.json"
+
+
+def test_counts_and_stages_as_people_write_them() -> None:
+    assert [parse_count(text) for text in ("31e6", "4k", "2.5M", " 1G ", "65536")] == [31e6, 4e3, 2.5e6, 1e9, 65536]
+    assert parse_stages("4k:65k,8k:131k") == [(4e3, 65e3), (8e3, 131e3)]
+    for text in ("", "k", "-1", "0", "nan", "inf", "1e999", "4q"):
+        with pytest.raises(UserError, match="not a positive count"):
+            parse_count(text)
+    with pytest.raises(UserError, match="of the form U:C"):
+        parse_stages("4k,8k")
+    with pytest.raises(UserError, match="must grow"):
+        parse_stages("4k:131k,8k:131k")
+
+
+def test_the_advice_is_the_laws(file: Path) -> None:
+    coefficients = read_coefficients(file)
+    advice = advise(coefficients, 163_840, [(4_000, 262_144), (8_000, 262_144)])
+    expected = coefficients.predict(163_840, [4_000, 8_000], 262_144)
+    np.testing.assert_array_equal(advice["dropout"], expected)
+    assert (advice["low"] <= advice["dropout"]).all()
+    assert (advice["dropout"] <= advice["high"]).all()
+    assert advice["inside"].all()
+    assert read_coefficients(file.parent).coefficients == coefficients.coefficients  # a run's folder will do
+
+
+def test_outside_the_calibrated_cells_is_warned_of(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["advise", "--coefficients", str(file), "--params", "163840", "--stages", "4k:131k,8k:262k"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "OUTSIDE" not in out
+    command[4] = "31e6"
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert out.count("OUTSIDE") == 2
+    assert "Warning: 2 of 2 points lie outside the calibrated cells (P 164k, U 4k to 64k, C 65.5k to 262k)" in out
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    assert main(["advise", *command]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_bad_input_is_one_line(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--coefficients", str(file), "--params", "1e6"]
+    assert "give --unique-tokens" in refusal(capsys, *common)
+    assert "not both" in refusal(capsys, *common, "--stages", "4k:65k", "--unique-tokens", "4k")
+    point = ["--params", "1e6", "--unique-tokens", "1k", "--sampled-tokens", "2k"]
+    assert "is missing" in refusal(capsys, "--coefficients", str(tmp_path / "none.json"), *point)
+    bad = tmp_path / "bad.json"
+    for content, expected in (
+        ("{", "is damaged"),
+        ("[]", "is not a coefficients.json"),
+        ("{}", "coefficients lack"),
+        (json.dumps({**json.loads(file.read_text()), "schema": 9}), "schema 9"),
+        (json.dumps({**json.loads(file.read_text()), "law": "cubic"}), "cubic"),
+        (json.dumps({**json.loads(file.read_text()), "draws": 3}), "damaged"),
+    ):
+        bad.write_text(content)
+        assert expected in refusal(capsys, "--coefficients", str(bad), *point)
+
+
+def test_a_first_order_law_advises_too(synthetic: ModuleType, tmp_path: Path) -> None:
+    table = load_experiment([synthetic.write_run(tmp_path, synthetic.calibration())]).table
+    fitted: Coefficients = fit_law(None, table, law="first_order", n_bootstrap=20)
+    assert advise(fitted, 163_840, [(8_000, 262_144)])["dropout"].between(0.02, 0.65).all()
