@@ -15,7 +15,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from tune_dd import overlap
 from tune_dd.corpus_cache import FORMAT, CacheFiles, file_hash, manifest_checksum
 from tune_dd.errors import UserError
 from tune_dd.tokenizer import (
+    bos_token,
     encode_documents,
     map_in_order,
     token_byte_counts,
@@ -44,11 +45,11 @@ Report = Callable[[int, int], None]
 
 
 class Document(NamedTuple):
-    """A document, its split, and how many copies of that split's documents were dropped before it."""
+    """A document and its split. An exact copy of an earlier one has no text: it is only counted."""
 
     text: str
     split: str
-    duplicates: int = 0
+    is_copy: bool = False
 
 
 @dataclass
@@ -61,31 +62,32 @@ class Split:
     documents: int = 0
     bytes: int = 0
     duplicates: int = 0
-    full: bool = field(default=False)
+    full: bool = False
 
     def write(self, document: Document, tokens: npt.NDArray[np.uint16], token_bytes: npt.NDArray[np.int64]) -> None:
-        """Append a document, cut where the split is full; a no-op once it is."""
+        """Append a document, cut where the split is full, or count a copy; a no-op once the split is full."""
         if self.full:
+            return
+        if document.is_copy:
+            self.duplicates += 1
             return
         tokens = tokens[: self.limit - self.tokens]
         self.file.write(tokens.astype("<u2").tobytes())
         self.tokens += len(tokens)
         self.documents += 1
         self.bytes += int(token_bytes[tokens].sum())
-        self.duplicates = document.duplicates
         self.full = self.tokens >= self.limit
 
 
 def split_documents(
     texts: Iterable[str], validation_fraction: float, full: Callable[[str], bool]
 ) -> Iterator[Document]:
-    """Give each text to a split by the hash of its content, dropping exact copies.
+    """Give each text to a split by the hash of its content, and mark exact copies.
 
     A text and its copy have one hash and so one split: no document is on both sides. Ends when both splits
     are full; what a full split can no longer take is neither kept nor remembered.
     """
     seen: set[int] = set()
-    duplicates = {TRAIN: 0, VALIDATION: 0}
     boundary = int(validation_fraction * 2**64)
     for text in texts:
         if full(TRAIN) and full(VALIDATION):
@@ -94,11 +96,8 @@ def split_documents(
         split = VALIDATION if key < boundary else TRAIN
         if full(split):
             continue
-        if key in seen:
-            duplicates[split] += 1
-            continue
+        yield Document("", split, is_copy=True) if key in seen else Document(text, split)
         seen.add(key)
-        yield Document(text, split, duplicates[split])
 
 
 def build_files(
@@ -128,6 +127,7 @@ def build_files(
         tokenizer = train_tokenizer((d.text for d in sample if d.split == TRAIN), files.vocab_size)
         tokenizer_json = tokenizer.to_str(pretty=False)
         token_bytes = token_byte_counts(tokenizer_json)
+        bos = bos_token(tokenizer)
         batches = _batches(itertools.chain(_drain(sample), stream))
 
         def encode(batch: list[Document]) -> list[tuple[Document, npt.NDArray[np.uint16]]]:
@@ -147,13 +147,15 @@ def build_files(
                 f"none of the corpus's {n_documents} documents falls to the {name} split, which goes by their hash: "
                 "give more documents, or divide them by another separator"
             )
+    share = overlap.overlap_share(
+        overlap.read_pieces(parts[TRAIN], bos),
+        overlap.read_pieces(parts[VALIDATION], bos),
+        token_spellings(tokenizer_json),
+        bos,
+        n_workers,
+    )
     _write(files.tokenizer, tokenizer_json.encode())
     _write_tokens(files.tokens, [parts[TRAIN], parts[VALIDATION]], sum(s.tokens for s in splits.values()))
-    tokens = np.load(files.tokens, mmap_mode="r")
-    n_train = splits[TRAIN].tokens
-    share = overlap.overlap_share(
-        tokens[:n_train], tokens[n_train:], token_spellings(tokenizer_json), int(tokens[0]), n_workers
-    )
     return {
         **{key: {n: getattr(s, key) for n, s in splits.items()} for key in ("tokens", "documents", "bytes")},
         "duplicates_dropped": sum(s.duplicates for s in splits.values()),

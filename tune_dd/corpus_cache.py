@@ -7,6 +7,7 @@ Three files vouch for each other: ``tokenizer-v4096.json``, ``tokens-v4096-uint1
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -25,6 +26,9 @@ from tune_dd import artifacts
 from tune_dd.tokenizer import token_byte_counts
 
 FORMAT = 1  # of the three files; raise it when what is built from the same sources changes
+
+LOCK = ".lock"
+BUILDING = ".building-"
 
 log = logging.getLogger("tune_dd")
 
@@ -132,14 +136,25 @@ def set_aside(damaged: DamagedCacheError) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the cache folder against other commands, waiting for one that builds; dies with the process."""
-    fd = os.open(folder, os.O_RDONLY)
+    """Hold the cache folder against other commands, waiting for one that builds; dies with the process.
+
+    In a folder that cannot be written there is nothing to hold: a whole cache there can still be loaded.
+    """
+    try:
+        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        yield
+        return
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.warning("another command is building the corpus in %s: waiting for it", folder)
             fcntl.flock(fd, fcntl.LOCK_EX)
+        for stale in folder.glob(f"{BUILDING}*"):  # of a builder that was killed: nobody else holds the lock
+            shutil.rmtree(stale, ignore_errors=True)
         yield
     finally:
         os.close(fd)
@@ -148,9 +163,7 @@ def locked(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def build_folder(files: CacheFiles) -> Iterator[CacheFiles]:
     """A fresh folder beside the cache to build in, removed in the end; for the holder of the lock."""
-    for stale in files.folder.glob(".building-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    folder = files.folder / f".building-{os.getpid()}"
+    folder = files.folder / f"{BUILDING}{os.getpid()}"
     folder.mkdir()
     try:
         yield CacheFiles(folder, files.vocab_size)

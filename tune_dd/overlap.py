@@ -7,7 +7,8 @@ a run of letters, digits and underscores, with ASCII capitals as small letters. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +18,25 @@ from tune_dd.tokenizer import map_in_order
 N_WORDS = 13
 DESCRIPTION = f"share of the {N_WORDS}-grams of validation words (lower case, no punctuation) that occur in training"
 
-_CHUNK = 1 << 18  # tokens looked at together
+_PIECE = 1 << 18  # tokens looked at together
 _END = b"\0"  # stands for <|bos|> in the bytes, so that no 13-gram reaches over two documents
 # Punctuation beyond ASCII that divides words; every other character beyond ASCII counts as a letter.
 _MARKS = tuple(mark.encode() for mark in "“”‘’–—…\u00a0")
 
+Tokens = npt.NDArray[np.uint16]
 Hashes = npt.NDArray[np.uint64]
 
 
 def overlap_share(
-    train: npt.NDArray[np.uint16],
-    validation: npt.NDArray[np.uint16],
-    spellings: list[bytes],
-    bos: int,
-    n_workers: int = 1,
+    train: Iterable[Tokens], validation: Iterable[Tokens], spellings: list[bytes], bos: int, n_workers: int = 1
 ) -> float:
     """Share in [0, 1] of the validation split's 13-grams that occur in ``train``; 0 if it has none.
 
-    13-grams are compared by 64-bit hashes. Memory is bounded by the validation split: training text is read
-    in pieces.
+    13-grams are compared by 64-bit hashes. Memory is bounded by the validation split and by one piece of
+    the train split per thread.
 
     Args:
-        train, validation: tokens, (n,), each document after a ``bos``.
+        train, validation: the tokens of each split in pieces of whole documents, each after a ``bos``.
         spellings: the bytes of each token.
         bos: the token that begins a document.
         n_workers: threads.
@@ -46,26 +44,25 @@ def overlap_share(
     table = np.array(spellings, dtype=object)
     table[bos] = _END
 
-    def ngrams(tokens: npt.NDArray[np.uint16]) -> Hashes:
+    def ngrams(tokens: Tokens) -> Hashes:
         return hash_ngrams(b"".join(table[tokens]))
 
-    wanted, counts = np.unique(
-        np.concatenate([hash_ngrams(b""), *map(ngrams, _parts(validation, bos))]), return_counts=True
-    )
+    wanted, counts = np.unique(np.concatenate([hash_ngrams(b""), *map(ngrams, validation)]), return_counts=True)
     if not len(wanted):
         return 0.0
     # Most of what is asked for is not there: a bitmap over 24 bits says so much sooner than a binary search.
     some = np.zeros(1 << 24, dtype=bool)
     some[_bucket(wanted)] = True
 
-    def found(tokens: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    def found(tokens: Tokens) -> npt.NDArray[np.int64]:
         grams = ngrams(tokens)
         grams = grams[some[_bucket(grams)]]
         at = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
-        return at[wanted[at] == grams]
+        hits: npt.NDArray[np.int64] = at[wanted[at] == grams]
+        return hits
 
     seen = np.zeros(len(wanted), dtype=bool)
-    for at in map_in_order(found, _parts(train, bos), n_workers):
+    for at in map_in_order(found, train, n_workers):
         seen[at] = True
     return float(counts[seen].sum() / counts.sum())
 
@@ -91,7 +88,8 @@ def hash_ngrams(text: bytes) -> Hashes:
     for i in range(N_WORDS):
         grams = grams * _MULTIPLIER + words[i : i + n]
     document = np.cumsum(data == 0)[starts]
-    return grams[document[:n] == document[N_WORDS - 1 :]]
+    within_one: Hashes = grams[document[:n] == document[N_WORDS - 1 :]]
+    return within_one
 
 
 def _byte_values(random: Hashes) -> Hashes:
@@ -107,17 +105,21 @@ _RANDOM = np.random.Philox(key=13).random_raw(256 + 64 + 1)
 _BYTES, _PLACES, _MULTIPLIER = _byte_values(_RANDOM[:256]), _RANDOM[256:320] | np.uint64(1), _RANDOM[320] | np.uint64(1)
 
 
-def _parts(tokens: npt.NDArray[np.uint16], bos: int) -> Iterator[npt.NDArray[np.uint16]]:
-    """Stretches of whole documents, but for a document that is longer than a stretch."""
-    tokens = np.asarray(tokens)
-    first = 0
-    while first < len(tokens):
-        end = min(first + _CHUNK, len(tokens))
-        if end < len(tokens):
-            begins = np.flatnonzero(tokens[first + 1 : end] == bos)
-            end = first + 1 + int(begins[-1]) if len(begins) else end
-        yield tokens[first:end]
-        first = end
+def read_pieces(path: Path, bos: int) -> Iterator[Tokens]:
+    """A file of raw tokens in pieces of whole documents, but for a document longer than a piece.
+
+    Read and not memory-mapped: the pages of a map would count as this process's memory.
+    """
+    with open(path, "rb") as file:
+        rest = np.zeros(0, dtype=np.uint16)
+        while len(block := np.fromfile(file, dtype="<u2", count=_PIECE)):
+            tokens = np.concatenate((rest, block))
+            begins = np.flatnonzero(tokens[1:] == bos)
+            end = 1 + int(begins[-1]) if len(begins) else len(tokens)
+            yield tokens[:end]
+            rest = tokens[end:]
+    if len(rest):
+        yield rest
 
 
 def _bucket(hashes: Hashes) -> npt.NDArray[np.int64]:

@@ -91,6 +91,11 @@ def load_tokenizer(text: str) -> Tokenizer:
         raise ValueError(f"not a tokenizer: {error}") from error
 
 
+def bos_token(tokenizer: Tokenizer) -> int:
+    """The number of ``<|bos|>``."""
+    return int(tokenizer.get_vocab()[BOS])
+
+
 def token_byte_counts(text: str) -> npt.NDArray[np.int64]:
     """UTF-8 bytes of each token, (vocab_size,), 0 for ``<|bos|>``, from the text of a tokenizer's JSON file.
 
@@ -120,7 +125,7 @@ def token_spellings(text: str) -> list[bytes]:
 
 def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> list[npt.NDArray[np.uint16]]:
     """Each document's tokens after a leading ``<|bos|>``. Releases the interpreter lock while it encodes."""
-    bos = [tokenizer.token_to_id(BOS)]
+    bos = [bos_token(tokenizer)]
     return [np.array(bos + encoding.ids, dtype=np.uint16) for encoding in tokenizer.encode_batch_fast(texts)]
 
 

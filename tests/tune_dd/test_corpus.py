@@ -1,0 +1,236 @@
+"""A corpus from sources to tokens: the split, the caps, the manifest, and when the cache is taken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests_support import REPOSITORY, synthetic_text
+
+from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
+from tune_dd.corpus_build import split_documents
+from tune_dd.errors import UserError
+from tune_dd.regimes import REGIMES, CorpusSource
+from tune_dd.tokenizer import BOS, load_tokenizer
+
+CORPORA = REPOSITORY.parent / "shared" / "corpora"
+DOCUMENTS = synthetic_text(200).split("\n\n")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n\n".join(DOCUMENTS))
+    return path
+
+
+def prepare(tmp_path: Path, *files: Path, source: dict[str, Any] | None = None, **changes: Any) -> Corpus:
+    settings: dict[str, Any] = {
+        "vocab_size": 300,
+        "train_tokens": 10**9,
+        "validation_tokens": 10**9,
+        "min_train_tokens": 1000,
+        "cache_dir": tmp_path / "cache",
+        "n_workers": 2,
+    }
+    globs = tuple(str(f) for f in files)
+    return prepare_corpus(CorpusSource(globs=globs, **(source or {})), **{**settings, **changes})
+
+
+def documents_of(corpus: Corpus, split: np.ndarray[Any, Any]) -> list[str]:
+    path = corpus.folder / f"tokenizer-v{len(corpus.token_bytes)}.json"
+    tokenizer = load_tokenizer(path.read_text(encoding="utf-8"))
+    return tokenizer.decode(split.tolist(), skip_special_tokens=False).split(BOS)[1:]
+
+
+def test_every_document_is_on_one_side_in_source_order(tmp_path: Path, text: Path) -> None:
+    corpus = prepare(tmp_path, text)
+    train, validation = documents_of(corpus, corpus.train), documents_of(corpus, corpus.validation)
+    assert sorted(train + validation) == sorted(DOCUMENTS)
+    assert train == [d for d in DOCUMENTS if d in set(train)]
+    assert validation == [d for d in DOCUMENTS if d in set(validation)]
+    assert 8 <= len(validation) <= 35  # a tenth of 200, by hash
+    assert corpus.tokens.dtype == np.uint16
+    assert isinstance(corpus.tokens, np.memmap)
+    assert not corpus.tokens.flags.writeable
+    assert len(corpus.tokens) == corpus.n_train + corpus.n_validation
+    assert len(corpus.token_bytes) == 300
+
+
+def test_the_manifest_counts_what_is_there(tmp_path: Path, text: Path) -> None:
+    corpus = prepare(tmp_path, text)
+    manifest = corpus.manifest
+    train = documents_of(corpus, corpus.train)
+    assert manifest["documents"]["train"] == len(train)
+    assert manifest["bytes"]["train"] == sum(len(d.encode()) for d in train) == corpus.token_bytes[corpus.train].sum()
+    assert manifest["tokens"] == {"train": corpus.n_train, "validation": corpus.n_validation}
+    assert manifest["sources"][0]["path"] == str(text)
+    assert manifest["sources_read_to_the_end"] is True
+    assert manifest["validation_overlap"] == 0.0
+    assert corpus.corpus_hash == manifest["files"]["tokens-v300-uint16.npy"]["sha256"][:16]
+    assert {p.name for p in corpus.folder.iterdir()} == {
+        "tokenizer-v300.json",
+        "tokens-v300-uint16.npy",
+        "manifest-v300.json",
+        ".lock",
+    }
+
+
+def test_copies_are_dropped_and_counted(tmp_path: Path, text: Path) -> None:
+    whole = prepare(tmp_path, text)
+    copies = tmp_path / "copies.txt"
+    copies.write_text("\n\n\n".join(DOCUMENTS[:50]))
+    doubled = prepare(tmp_path, text, copies, cache_dir=tmp_path / "other")
+    assert doubled.corpus_hash == whole.corpus_hash
+    assert doubled.manifest["duplicates_dropped"] == 50
+
+
+def test_the_split_of_a_document_does_not_depend_on_the_others() -> None:
+    def validation(texts: list[str]) -> set[str]:
+        return {d.text for d in split_documents(texts, 0.3, lambda split: False) if d.split == "validation"}
+
+    assert validation(DOCUMENTS[:100]) | validation(DOCUMENTS[100:]) == validation(DOCUMENTS[::-1])
+
+
+def test_caps_cut_each_split_exactly_and_end_the_reading(tmp_path: Path, text: Path) -> None:
+    whole = prepare(tmp_path, text, train_tokens=3000)
+    capped = prepare(tmp_path, text, train_tokens=3000, validation_tokens=500, cache_dir=tmp_path / "other")
+    assert (capped.n_train, capped.n_validation) == (3000, 500)
+    np.testing.assert_array_equal(capped.train, whole.train)
+    np.testing.assert_array_equal(capped.validation, whole.validation[:500])
+    assert capped.manifest["sources_read_to_the_end"] is False
+    assert capped.manifest["bytes"]["train"] == capped.token_bytes[capped.train].sum()
+
+
+@pytest.mark.parametrize("caps", [{}, {"train_tokens": 4000, "validation_tokens": 700}])
+def test_the_files_do_not_depend_on_the_number_of_workers(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, caps: dict[str, int]
+) -> None:
+    monkeypatch.setattr("tune_dd.corpus_build.BATCH_CHARACTERS", 700)
+    caches = []
+    for workers in (1, 3):
+        folder = tmp_path / f"cache{workers}"
+        prepare(tmp_path, text, text, cache_dir=folder, n_workers=workers, **caps)
+        caches.append({p.name: p.read_bytes() for p in folder.iterdir()})
+    assert caches[0] == caches[1]
+
+
+def test_an_unchanged_source_is_not_read_again(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(tmp_path, text)
+    monkeypatch.setattr("tune_dd.corpus.build_files", lambda *args, **kwargs: pytest.fail("built again"))
+    assert prepare(tmp_path, text).corpus_hash == first.corpus_hash
+    os.utime(text, (1, 1))  # touched but the same
+    assert prepare(tmp_path, text).corpus_hash == first.corpus_hash
+    moved = tmp_path / "moved.txt"
+    shutil.copy(text, moved)
+    assert prepare(tmp_path, moved).corpus_hash == first.corpus_hash
+
+
+@pytest.mark.parametrize("length", ["same", "longer"])
+def test_a_changed_source_is_built_anew(tmp_path: Path, text: Path, length: str) -> None:
+    first = prepare(tmp_path, text)
+    changed = text.read_text().replace("ka", "ku" if length == "same" else "kuku")
+    text.write_text(changed)
+    os.utime(text, (1, 1))
+    second = prepare(tmp_path, text)
+    assert second.corpus_hash != first.corpus_hash
+    assert load_corpus(tmp_path / "cache", 300).corpus_hash == second.corpus_hash
+
+
+@pytest.mark.parametrize(
+    "change", [{"train_tokens": 2000}, {"validation_tokens": 300}, {"source": {"validation_fraction": 0.3}}]
+)
+def test_changed_settings_build_anew(tmp_path: Path, text: Path, change: dict[str, Any]) -> None:
+    first = prepare(tmp_path, text)
+    assert prepare(tmp_path, text, **change).corpus_hash != first.corpus_hash
+    assert prepare(tmp_path, text).corpus_hash == first.corpus_hash
+
+
+def test_two_vocabularies_share_a_folder(tmp_path: Path, text: Path) -> None:
+    small, large = prepare(tmp_path, text), prepare(tmp_path, text, vocab_size=350)
+    assert load_corpus(tmp_path / "cache", 300).corpus_hash == small.corpus_hash
+    assert load_corpus(tmp_path / "cache", 350).corpus_hash == large.corpus_hash
+    assert len(large.token_bytes) == 350
+
+
+def test_the_cached_corpus_needs_no_source(tmp_path: Path, text: Path) -> None:
+    first = prepare(tmp_path, text)
+    text.unlink()
+    assert prepare(tmp_path, text, use_cached=True).corpus_hash == first.corpus_hash
+    with pytest.raises(UserError, match=r"no file .*text.txt"):
+        prepare(tmp_path, text)
+    with pytest.raises(UserError, match=r"no corpus cache in .* for a vocabulary of 400"):
+        prepare(tmp_path, text, use_cached=True, vocab_size=400)
+    with pytest.raises(UserError, match="no corpus cache in"):
+        prepare(tmp_path, text, use_cached=True, cache_dir=tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("use_cached", [False, True])
+def test_too_few_tokens_for_the_largest_prefix(tmp_path: Path, text: Path, use_cached: bool) -> None:
+    corpus = prepare(tmp_path, text)
+    message = f"the train split has {corpus.n_train:,} tokens, fewer than the largest prefix of 1,000,000: .*--prefixes"
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path, text, min_train_tokens=1_000_000, use_cached=use_cached)
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "message"),
+    [
+        ("", {}, "the corpus is empty"),
+        (" \n\n\n\n ", {}, "the corpus is empty"),
+        ("one document only, no separator " * 50, {}, "the corpus's 1 documents falls to the (train|validation) split"),
+        ("caf\udce9", {}, "not UTF-8"),
+        ("a b\n\n\nc d\n\n\n" * 3, {"vocab_size": 1000}, "supports a vocabulary of only"),
+        ("x", {"vocab_size": 256}, "vocab_size 256 is outside 257"),
+        ("x", {"vocab_size": 65_537}, "vocab_size 65537 is outside"),
+    ],
+)
+def test_unfit_text_leaves_nothing_behind(tmp_path: Path, content: str, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(content, errors="surrogateescape")
+    changes = {"vocab_size": 257, **changes}
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(tmp_path, path, **changes)
+    assert "\n" not in str(caught.value)
+    assert {p.name for p in tmp_path.glob("cache/*")} <= {".lock"}
+
+
+def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path, text: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    prepare(tmp_path, text, show_progress=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_neither_torch_nor_ray_is_loaded() -> None:
+    code = "import sys, tune_dd.corpus, tune_dd.stream; print({'torch', 'ray', 'pyarrow'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_nothing_is_logged_for_a_sound_cache(tmp_path: Path, text: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "tune_dd"):
+        prepare(tmp_path, text)
+        prepare(tmp_path, text)
+    assert not caplog.records
+
+
+@pytest.mark.skipif(not CORPORA.exists(), reason="no corpora beside the repository")
+@pytest.mark.parametrize(
+    ("regime", "folder"), [("tinystories", "tinystories"), ("wikitext103", "wikitext"), ("owt", "openwebtext")]
+)
+def test_real_text_at_pocket_scale_with_little_overlap(tmp_path: Path, regime: str, folder: str) -> None:
+    form = REGIMES[regime].corpus.form
+    pattern = CORPORA / folder / "*.parquet"
+    corpus = prepare(
+        tmp_path, pattern, source={"form": form}, vocab_size=512, train_tokens=300_000, validation_tokens=70_000
+    )
+    assert (corpus.n_train, corpus.n_validation) == (300_000, 70_000)
+    assert corpus.manifest["validation_overlap"] < 0.01
+    assert len(corpus.manifest["sources"]) == 4
