@@ -1,0 +1,124 @@
+"""A training step: tokens per second and share of the machine's best matrix product.
+
+Per shape and number of threads, one loop times in turn a 1024-cube sgemm, the step that training takes
+(batch, hand-written gradients, AdamW) and the same step by autograd, so that what else the machine does
+meets all three. FLOPs per token are 6 (12 L D^2 + V D) + 6 L T D, causal attention counted at half.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tune_dd.device import open_device, processor_name
+from tune_dd.regimes import ModelSpec, Protocol
+from tune_dd.stream import evaluation_windows
+from tune_dd.training import TrialData, TrialRun
+from tune_dd.trial import Stage, TrialSpec
+
+GEMM = 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    vocab_size: int
+    batch_size: int
+    context: int
+    repeats: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} V{self.vocab_size} {self.batch_size}x{self.context}"
+
+
+CASES = (
+    Case("L2_H2_D64", 512, 16, 128, 31),
+    Case("L4_H4_D128", 1024, 16, 128, 15),
+    Case("L6_H6_D192", 2048, 16, 128, 9),
+    Case("L12_H8_D320", 4096, 16, 128, 5),
+    Case("L16_H8_D384", 4096, 8, 256, 5),
+)
+
+
+def trial_run(case: Case, device: torch.device, *, autograd: bool = False) -> TrialRun:
+    """A trial on random tokens at dropout 0.3, which is the dearer case; cpu masks in both kinds of step."""
+    n_steps = 10 * case.repeats
+    tokens = np.random.default_rng(0).integers(0, case.vocab_size, 65_536).astype(np.uint16)
+    spec = TrialSpec(
+        regime="benchmark",
+        scale="pocket",
+        corpus_hash="",
+        tokenizer_hash="",
+        validation_hash="",
+        vocab_size=case.vocab_size,
+        model=ModelSpec.parse(case.model),
+        protocol=Protocol(case.batch_size, case.context, learning_rate=1e-3, warmup_steps=0),
+        seed=0,
+        condition="static_0.30",
+        kind="static",
+        stages=(Stage(len(tokens), 0.3, (n_steps,)),),
+    )
+    windows = evaluation_windows(tokens, case.context, case.context, salt="benchmark")
+    data = TrialData(tokens, tokens, windows, np.ones(case.vocab_size, np.int64))
+    return TrialRun(spec, data, device, as_accelerator=autograd)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def measure(case: Case, n_threads: int) -> dict[str, Any]:
+    device = open_device("cpu", n_threads)
+    ours, autograd = trial_run(case, device), trial_run(case, device, autograd=True)
+    a, b = torch.randn(GEMM, GEMM), torch.randn(GEMM, GEMM)
+    product = torch.empty(GEMM, GEMM)
+    times: dict[str, list[float]] = {"sgemm": [], "step": [], "autograd": []}
+    for repeat in range(case.repeats + 1):
+        found = {
+            "sgemm": seconds(lambda: torch.mm(a, b, out=product)),
+            "step": seconds(lambda: ours.advance(ours.step + 1)),
+            "autograd": seconds(lambda: autograd.advance(autograd.step + 1)),
+        }
+        if repeat:  # the first of each allocates and warms up
+            for name, value in found.items():
+                times[name].append(value)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    tokens = case.batch_size * case.context
+    flops = tokens * ours.spec.model.flops_per_token(case.vocab_size, case.context)
+    peak = 2 * GEMM**3 / median["sgemm"]
+    return {
+        "case": case.name,
+        "threads": n_threads,
+        "sgemm_gflops": peak / 1e9,
+        "tokens_per_second": tokens / median["step"],
+        "share_of_sgemm": flops / median["step"] / peak,
+        "speed_up_over_autograd": median["autograd"] / median["step"],
+        "step_seconds": times["step"],
+    }
+
+
+def run() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    print(f"{processor_name()}, {cores} cores, torch {torch.__version__}; medians")
+    print(f"{'shape':28s}{'threads':>8s}{'sgemm GF/s':>12s}{'tokens/s':>10s}{'share':>8s}{'x autograd':>12s}")
+    rows = []
+    for n_threads in sorted({1, cores}):
+        for case in CASES:
+            row = measure(case, n_threads)
+            rows.append(row)
+            print(
+                f"{row['case']:28s}{n_threads:8d}{row['sgemm_gflops']:12.0f}{row['tokens_per_second']:10.0f}"
+                f"{row['share_of_sgemm']:8.1%}{row['speed_up_over_autograd']:12.2f}",
+                flush=True,
+            )
+    return {"processor": processor_name(), "cores": cores, "torch": torch.__version__, "rows": rows}
