@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import fdtrc
 
 from analysis.cells import Cell, Noise, check_table, make_cell, make_cells, pool_noise
 from analysis.curves import Curve, can_fit, fit_curve, from_coordinate, minimisers
@@ -288,7 +288,7 @@ def _dropout_effect(cell: Cell, noise: Noise) -> float:
         return float("nan")
     df = len(cell.levels) - 1
     f = float(cell.levels @ cell.information @ cell.levels) / df / noise.sd**2
-    return float(stats.f.sf(f, df, noise.df))
+    return float(fdtrc(df, noise.df, f))
 
 
 def _improvement(cell: Cell, draws: Array | None, noise: Noise, notes: list[str]) -> tuple[float, float, float]:

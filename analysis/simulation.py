@@ -271,12 +271,10 @@ def coverage_of_comparison(n_streams: int = 300, *, n_seeds: int = 5, seed: int 
     """The share of simulated streams whose intervals of law less best static hold the truth."""
     rng = np.random.default_rng(seed)
     truth = STREAM["law"] - min(value for name, value in STREAM.items() if name.startswith("static"))
-    rows = [
-        compare(simulate_stream(rng, n_seeds=n_seeds), metrics=("final_val_loss",), n_bootstrap=400, seed=number).iloc[
-            0
-        ]
-        for number in range(n_streams)
-    ]
+    rows = []
+    for number in range(n_streams):
+        table = simulate_stream(rng, n_seeds=n_seeds)
+        rows.append(compare(table, metrics=("final_val_loss",), n_bootstrap=400, seed=number).iloc[0])
     found = pd.DataFrame(rows)
     return pd.DataFrame(
         [

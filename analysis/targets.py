@@ -166,7 +166,7 @@ def noise_correlation(targets: Targets) -> float:
         dropouts = np.unique(np.concatenate([cell.dropouts for cell in cells]))
         scaled = np.full((len(cells), len(seeds), len(dropouts)), np.nan)
         for i, cell in enumerate(cells):
-            place = np.ix_([i], np.searchsorted(seeds, cell.seeds), np.searchsorted(dropouts, cell.dropouts))
+            place = np.ix_(np.array([i]), np.searchsorted(seeds, cell.seeds), np.searchsorted(dropouts, cell.dropouts))
             scaled[place] = cell.residuals / max(float(np.sqrt(cell.rss / cell.df)), 1e-12)
         shared = scaled[:, np.isfinite(scaled).all(axis=0)]
         products += float((shared.sum(axis=0) ** 2).sum() - (shared**2).sum())

@@ -89,8 +89,13 @@ class Law:
         p_max: float = P_MAX,
     ) -> Array:
         """The law's dropout, clamped to [p_min, p_max]; shape: the broadcast shape of the arguments."""
-        raw = self.design(n_params, unique_tokens, sampled_tokens) @ self.vector(coefficients)
-        return np.clip(raw, p_min, p_max)
+        design = self.design(n_params, unique_tokens, sampled_tokens)
+        # Summed column by column, not by a matrix product, whose last digit depends on how many points are
+        # asked for at once: a dropout is part of a trial's content hash.
+        raw = np.zeros(design.shape[:-1])
+        for column, value in enumerate(self.vector(coefficients)):
+            raw = raw + value * design[..., column]
+        return np.asarray(np.clip(raw, p_min, p_max))
 
 
 def _ones(like: Array) -> Array:

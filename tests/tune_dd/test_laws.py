@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from tune_dd.errors import UserError
+from tune_dd.laws import LAWS, P_MAX, P_MIN, design_rank, get_law, rank_and_condition
+
+INTERACTION = {"A": 0.2, "B": 0.15, "D": 0.06, "C0": -0.25}
+
+
+def test_interaction_is_the_reference_formula() -> None:
+    p, u, c = 17_367_040, 1_000_000, 8_000_000
+    x, y = np.log10(p / u), np.log10(c / u)
+    expected = 0.2 * x + 0.15 * y + 0.06 * x * y - 0.25
+    assert get_law("interaction").dropout(INTERACTION, p, u, c) == pytest.approx(expected, abs=1e-12)
+
+
+def test_first_order_is_the_separable_law_whose_slopes_sum_to_zero() -> None:
+    p, u, c = np.array([1e5, 1e6]), np.array([4e3, 8e4]), np.array([1e5, 1e7])
+    first = get_law("first_order").dropout({"A": 0.1, "B": 0.2, "C0": -0.1}, p, u, c)
+    separable = get_law("separable").dropout({"a_P": 0.1, "a_U": -0.3, "a_C": 0.2, "C0": -0.1}, p, u, c)
+    np.testing.assert_allclose(first, separable, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_each_law_has_one_column_per_coefficient_and_the_constant_last(name: str) -> None:
+    design = get_law(name).design([1e5, 1e6, 1e7], 1e4, [[1e5], [1e6]])
+    assert design.shape == (2, 3, len(LAWS[name].coefficients))
+    assert LAWS[name].coefficients[-1] == "C0"
+    assert (design[..., -1] == 1).all()
+
+
+def test_the_clamp_holds_on_both_sides() -> None:
+    law = get_law("constant")
+    assert law.dropout({"C0": -1.0}, 1e5, 1e4, 1e5) == P_MIN
+    assert law.dropout({"C0": 2.0}, 1e5, 1e4, 1e5) == P_MAX
+
+
+def test_one_ratio_of_parameters_to_sampled_tokens_leaves_rank_three() -> None:
+    p = np.array([1e5, 2e5, 4e5, 1e5, 2e5, 4e5])
+    u = np.array([4e3, 4e3, 4e3, 16e3, 32e3, 64e3])
+    rank, condition = rank_and_condition(get_law("interaction"), p, u, p * 2)
+    assert rank == 3
+    assert condition == np.inf
+    rank, condition = rank_and_condition(get_law("interaction"), p, u, [1e5, 2e5, 3e5, 3e5, 1e5, 2e5])
+    assert rank == 4
+    assert 1 < condition < 1e3
+
+
+def test_one_model_size_leaves_the_separable_law_short() -> None:
+    u, c = (a.ravel() for a in np.meshgrid([4e3, 8e3, 16e3], [1e5, 2e5]))
+    assert rank_and_condition(get_law("separable"), 163_840, u, c)[0] == 3
+    assert rank_and_condition(get_law("interaction"), 163_840, u, c)[0] == 4
+
+
+def test_condition_does_not_depend_on_units() -> None:
+    design = get_law("separable").design([1e5, 1e6, 1e5, 1e6], [1e4, 1e4, 1e5, 3e5], [1e6, 3e6, 1e6, 5e6])
+    other = design * np.array([1e3, 1.0, 1e-3, 1.0])
+    assert design_rank(design) == pytest.approx(design_rank(other))
+
+
+@pytest.mark.parametrize("coefficients", [{"A": 1.0}, {**INTERACTION, "E": 1.0}, {**INTERACTION, "A": float("nan")}])
+def test_wrong_coefficients_are_refused(coefficients: dict[str, float]) -> None:
+    with pytest.raises(UserError):
+        get_law("interaction").dropout(coefficients, 1e5, 1e4, 1e5)
+
+
+def test_unknown_law_and_bad_quantities_are_refused() -> None:
+    with pytest.raises(UserError, match="not one of interaction"):
+        get_law("cubic")
+    with pytest.raises(UserError, match="unique_tokens"):
+        get_law("interaction").dropout(INTERACTION, 1e5, 0, 1e5)
