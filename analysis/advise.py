@@ -110,10 +110,10 @@ def advise_command(arguments: Sequence[str]) -> int:
     coefficients = read_coefficients(options.coefficients)
     advice = advise(coefficients, n_params, stages)
     console = make_console()
-    table = new_table(
-        f"{coefficients.regime}, {coefficients.law} law, P = {count_text(n_params)}: p = {coefficients.form.formula}",
-        console,
+    console.print(
+        Text(f"{coefficients.regime}, P = {count_text(n_params)}: p = {coefficients.form.formula}"),
     )
+    table = new_table(f"Dropout by the {coefficients.law} law", console)
     for name in ("stage", "U", "C", "dropout", "95 % interval", "calibrated"):
         table.add_column(name, justify="right")
     for number, row in enumerate(advice.to_dict("records")):

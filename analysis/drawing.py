@@ -310,6 +310,7 @@ def draw_comparison(figure: Figure, picture: Picture) -> None:
         ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.4)
         ax.plot(row["difference"], at, "o", color=colour, mfc=colour if row["primary"] else "white", ms=5)
     ax.axvline(0, color=INK, lw=0.8)
+    ax.locator_params(axis="x", nbins=6)
     names = [f"{row['condition']} − {row['baseline']}" for row in rows.to_dict("records")]
     ax.set_yticks(range(len(rows)), [escaped(name) for name in names])
     ax.set_ylim(-0.6, len(rows) - 0.4)

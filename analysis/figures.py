@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from analysis.optimum import CellFit
 
 # A page with more panels than this is not read, and 24 take some seconds to draw; the CSV holds all cells.
-MAX_PANELS = 24
+MAX_PANELS, MAX_CURVES = 24, 12
 CURVE_POINTS = 61
 COMPACT, WIDE = (3.7, 2.7), (4.5, 3.1)  # inches
 
@@ -234,9 +234,10 @@ def curve_pictures(table: pd.DataFrame, trace: pd.DataFrame | None = None) -> li
                 labels={},
             )
         )
+    del pictures[MAX_CURVES:]
     if trace is not None and len(trace):
         pictures.append(trace_picture(table, trace))
-    return pictures[:MAX_PANELS]
+    return pictures
 
 
 def curve_means(table: pd.DataFrame) -> pd.DataFrame:
