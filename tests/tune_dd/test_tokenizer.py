@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -81,6 +82,16 @@ def test_vocabularies_out_of_range_are_refused(size: int) -> None:
 def test_a_vocabulary_that_the_text_cannot_fill_is_refused_with_the_size_it_can() -> None:
     with pytest.raises(UserError, match=r"vocabulary of only 261 tokens, not 1000: .* at most 261"):
         train_tokenizer(["hello"] * 3, 1000)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("unit", ["ACGTTGCA", " \t", "é-"])
+def test_text_without_words_neither_hangs_the_training_nor_is_changed(unit: str) -> None:
+    draw = random.Random(0)
+    text = "".join(draw.choices(unit, k=200_000))
+    tokenizer = train_tokenizer([text, *DOCUMENTS], 400)
+    (tokens,) = encode_documents(tokenizer, [text])
+    assert tokenizer.decode(tokens[1:].tolist()) == text
 
 
 def test_training_gives_the_same_tokenizer_in_a_fresh_process_on_one_thread() -> None:
