@@ -22,7 +22,6 @@ UNCERTAIN = {
     "censored_high": "at its high end",
     "no_signal": "without a visible effect",
 }
-EDGES = {"censored_low": "lowest", "censored_high": "highest"}
 
 
 def answer(selection: pd.DataFrame, comparison: pd.DataFrame | None = None) -> str:
@@ -61,16 +60,17 @@ def optimum_sentence(cells: pd.DataFrame) -> str:
 def move(cells: pd.DataFrame, column: str, letter: str) -> str:
     """From the first cell to the last, claimed as a move only where their intervals do not meet."""
     a, b = cells.iloc[0], cells.iloc[-1]
+    places = [f"{letter} = {count_text(row[column])}" for row in (a, b)]
+    if a["status"] == b["status"] and a["status"] != "interior" and best(a) == best(b):
+        return f"stays {optimum(a)} from {places[0]} to {places[1]}"
     verb = "does not move clearly:"
     if not (np.isfinite(a["fitted_low"]) and np.isfinite(b["fitted_low"])):
-        direction = np.sign(best(b) - best(a))
-        verb = {-1.0: "falls", 1.0: "rises"}.get(direction, "stays") + ", without replicates to say how surely,"
+        verb = "falls" if best(b) < best(a) else "rises"
     elif bounds(b)[1] < bounds(a)[0]:
         verb = "falls"
     elif bounds(a)[1] < bounds(b)[0]:
         verb = "rises"
-    ends = [f"{optimum(row)} at {letter} = {count_text(row[column])}" for row in (a, b)]
-    return f"{verb} from {ends[0]} to {ends[1]}"
+    return f"{verb} from {optimum(a)} at {places[0]} to {optimum(b)} at {places[1]}"
 
 
 def bounds(row: pd.Series) -> tuple[float, float]:
@@ -88,8 +88,11 @@ def best(row: pd.Series) -> float:
 
 
 def optimum(row: pd.Series) -> str:
-    if row["status"] in EDGES:
-        return f"{row['grid_optimum']:.2f} (censored: the {EDGES[row['status']]} tried)"
+    edge = f"{row['grid_optimum']:.2f}" if row["grid_optimum"] else "0"
+    if row["status"] == "censored_low":
+        return f"{edge} (censored: the lowest tried)"
+    if row["status"] == "censored_high":
+        return f"{edge} or more (censored: the highest tried)"
     if row["status"] == "no_signal":
         return "nothing that stands out"
     if not np.isfinite(row["fitted_low"]):
@@ -102,7 +105,10 @@ def certainty(cells: pd.DataFrame) -> str:
     interior = int(counts.get("interior", 0))
     text = f"{interior} of {len(cells)} cells have their optimum inside the grid"
     censored = [f"{counts[status]} {word}" for status, word in UNCERTAIN.items() if status in counts]
-    return text + (f" ({', '.join(censored)})" if censored else "")
+    text += f" ({', '.join(censored)})" if censored else ""
+    if cells["fitted_low"].isna().all():
+        text += "; with one seed nothing says how sure this is"
+    return text
 
 
 def stream_sentence(comparison: pd.DataFrame) -> str:

@@ -33,7 +33,10 @@ def cell(u: int, best: float, low: float, high: float, **more: Any) -> dict[str,
         (((0.5, 0.45, 0.55), (0.1, 0.05, 0.15)), "falls from 0.50 [0.45, 0.55] at U = 4k to 0.10 [0.05, 0.15]"),
         (((0.1, 0.05, 0.15), (0.5, 0.45, 0.55)), "rises from"),
         (((0.3, 0.1, 0.5), (0.1, 0.0, 0.2)), "does not move clearly: from"),
-        (((0.5, float("nan"), float("nan")), (0.1, float("nan"), float("nan"))), "falls, without replicates"),
+        (
+            ((0.5, float("nan"), float("nan")), (0.1, float("nan"), float("nan"))),
+            "falls from 0.50 at U = 4k to 0.10 at U = 64k; 2 of 2 cells have their optimum inside the grid; with one seed",
+        ),
     ],
 )
 def test_a_move_is_claimed_only_where_intervals_part(ends: tuple[tuple[float, ...], ...], verb: str) -> None:
@@ -43,8 +46,10 @@ def test_a_move_is_claimed_only_where_intervals_part(ends: tuple[tuple[float, ..
 def test_a_censored_end_is_never_a_point() -> None:
     high = cell(4_000, 0.6, 0.55, 0.6, status="censored_high", grid_optimum=0.6)
     text = answer(cells(high, cell(64_000, 0.1, 0.05, 0.15)))
-    assert "falls from 0.60 (censored: the highest tried) at U = 4k" in text
+    assert "falls from 0.60 or more (censored: the highest tried) at U = 4k" in text
     assert "1 of 2 cells have their optimum inside the grid (1 at its high end)" in text
+    low = [cell(u, 0.0, 0.0, 0.02, status="censored_low", grid_optimum=0.0) for u in (4_000, 64_000)]
+    assert "sampled tokens stays 0 (censored: the lowest tried) from U = 4k to U = 64k" in answer(cells(*low))
     flat = cell(4_000, 0.5, 0.45, 0.55, status="no_signal")
     assert "does not move clearly: from nothing that stands out" in answer(cells(flat, cell(64_000, 0.1, 0.05, 0.15)))
 
