@@ -15,3 +15,8 @@ def tiny_regime(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY_REGIME, encoding="utf-8")
     return path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-seed", default=1, help="replays a fault campaign")
+    parser.addoption("--fault-points", default=100, help="kill points inside writes")

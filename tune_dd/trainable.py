@@ -35,31 +35,29 @@ class Heartbeat:
 
     def __init__(self, run: RunContext, spec: TrialSpec) -> None:
         self._path = run.live / f"{spec.trial_id}.json"
+        self._past = self._path.with_suffix(".past")  # of an attempt that was killed with everything else
         self._stop = run.live / artifacts.STOP
         self._next = 0.0
-        self._started = time.monotonic()
-        self._first_step: int | None = None
 
     def last_step(self) -> int:
         """The step that an earlier, killed attempt is known to have reached; 0 if there was none."""
-        try:
-            return int(json.loads(self._path.read_text())["step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+        steps = [0]
+        for path in (self._path, self._past):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                steps.append(int(json.loads(path.read_text())["step"]))
+        return max(steps)
 
     def beat(self, step: int, *, force: bool = False) -> None:
         now = time.monotonic()
-        if self._first_step is None:
-            self._first_step, self._started = step, now
         if now < self._next and not force:
             return
         self._next = now + _HEARTBEAT_SECONDS
-        speed = (step - self._first_step) / max(now - self._started, 1e-9)
-        content = {"pid": os.getpid(), "step": step, "steps_per_second": speed}
+        content = {"pid": os.getpid(), "step": step}
         temp = self._path.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):  # progress is not worth failing for: the journal is what counts
             temp.write_text(json.dumps(content))
             os.replace(temp, self._path)
+            self._past.unlink(missing_ok=True)
 
     def should_stop(self) -> bool:
         return self._stop.exists()
@@ -67,6 +65,7 @@ class Heartbeat:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+            self._past.unlink(missing_ok=True)
 
 
 def run_trial(spec: TrialSpec, run: RunContext, report: Callable[[dict[str, Any]], None]) -> bool:

@@ -26,7 +26,6 @@ from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.report import print_plan, print_result
 from tune_dd.sweep.runs import (
     RunFolder,
-    clear_disposable,
     find_runs,
     group_name,
     hold,
@@ -80,7 +79,6 @@ def run_command(argv: list[str]) -> int:
 
 def _run(search: Search, args: argparse.Namespace, console: Console) -> int:
     """Train what is not finished and show the table; the run's lock is held."""
-    clear_disposable(search.run)
     outcome = _search(search, args, console)
     return _finish(search, outcome, console)
 

@@ -183,8 +183,13 @@ def _holder(fd: int) -> str:
 
 
 def clear_disposable(run: RunFolder) -> None:
-    """Drop what the last attempt left behind that nothing is read from: live files, Ray's directory."""
-    shutil.rmtree(run.live, ignore_errors=True)
+    """Drop what a killed attempt left behind: temp files, a request to stop, Ray's directory.
+
+    Its heartbeats are kept under another name: they say how far the trials had come when it was killed.
+    """
+    for beat in run.live.glob("*.json"):
+        beat.replace(beat.with_suffix(".past"))
+    (run.live / artifacts.STOP).unlink(missing_ok=True)
     shutil.rmtree(run.ray, ignore_errors=True)
     for temp in run.journals.glob(".*.tmp"):
         temp.unlink(missing_ok=True)

@@ -19,7 +19,6 @@ class LiveTrial:
 
     pid: int
     step: int
-    steps_per_second: float
     changed: float
 
 
@@ -68,12 +67,12 @@ class SearchState:
         for path in self.run.live.glob("*.json"):
             try:
                 beat = json.loads(path.read_text())
-                pid, step, speed = int(beat["pid"]), int(beat["step"]), float(beat["steps_per_second"])
+                pid, step = int(beat["pid"]), int(beat["step"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # being replaced, or left by a kill: the journal is what counts
             former = self.live.get(path.stem)
             same = former is not None and former.step == step and former.pid == pid
-            live[path.stem] = LiveTrial(pid, step, speed, former.changed if same and former else now)
+            live[path.stem] = LiveTrial(pid, step, former.changed if same and former else now)
         self.live = live
 
     @property

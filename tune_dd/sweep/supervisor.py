@@ -24,12 +24,13 @@ from tune_dd import artifacts, journal
 from tune_dd.errors import UserError
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
-from tune_dd.sweep.runs import RunFolder
+from tune_dd.sweep.runs import RunFolder, clear_disposable
 from tune_dd.sweep.state import SearchState
 from tune_dd.trial import TrialSpec
 
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 8.0  # what the running trials get to save after a first signal
+_END_SECONDS = 1.5  # what the scheduler gets to end by itself; nothing is lost without
 _START_SECONDS = 180.0  # Ray starts in some 3 s; a loaded machine may take long
 _TABLE_SECONDS = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -95,6 +96,8 @@ class Supervisor:
                     signal.signal(number, handler)
         self.state.refresh()
         self.state.write_tables()
+        if not self.state.unfinished:
+            shutil.rmtree(self.run.live, ignore_errors=True)
         return Outcome(len(self.state.finished), dict(self.state.crashes), self._signals[0] if self._signals else None)
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -121,6 +124,7 @@ class Supervisor:
             "run": self.context,
             "trials": [{"id": spec.trial_id, "name": spec.name, "spec": spec.to_dict()} for spec in unfinished],
         }
+        clear_disposable(self.run)
         try:
             self.run.live.mkdir(exist_ok=True)
             log = None if self.options.verbose else open(self.run.log, "w")  # noqa: SIM115 (closed below)
@@ -233,9 +237,8 @@ class Supervisor:
                 assert child.stdin is not None
                 child.stdin.close()  # its lifeline
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=5)
+                child.wait(timeout=_END_SECONDS)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         shutil.rmtree(self._ray_temp, ignore_errors=True)
-        shutil.rmtree(self.run.live, ignore_errors=True)

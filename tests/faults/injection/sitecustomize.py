@@ -1,0 +1,71 @@
+"""Makes a process fail at a chosen place. Python imports it at start where the tests put it on PYTHONPATH.
+
+TUNE_DD_TEST_FAULT holds JSON: {"kind": ..., ...}. It reaches Ray's workers, which inherit the environment;
+the product knows nothing of it.
+
+    kill_at      SIGKILL at the ``count``-th reach of ``point`` in a write whose caller is ``module``
+    raise, nan, hang, kill    at step ``step`` of the trials on ``unique_tokens`` (hang and raise: once each start)
+
+With ``once`` (a path) the fault strikes only where that file is missing, and makes it.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+
+def _install(fault):
+    def strikes():
+        once = fault.get("once")
+        if once is None:
+            return True
+        try:
+            os.close(os.open(once, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if fault["kind"] == "kill_at":
+        from tune_dd import artifacts
+
+        seen = [0]
+
+        def reach(point):
+            if point != fault["point"]:
+                return
+            if fault.get("file") and fault["file"] not in str(sys._getframe(1).f_locals.get("path", "")):
+                return
+            seen[0] += 1
+            if seen[0] == fault.get("count", 1) and strikes():
+                die()
+
+        artifacts.reach = reach
+        return
+
+    from tune_dd import stream
+
+    sample = stream.sample_batch
+
+    def sample_batch(tokens, unique_tokens, *args, **kwargs):
+        if unique_tokens == fault["unique_tokens"] and kwargs["step"] == fault["step"] and strikes():
+            if fault["kind"] == "raise":
+                raise ValueError("made to fail")
+            if fault["kind"] == "kill":
+                die()
+            if fault["kind"] == "hang":
+                time.sleep(3600)
+            if fault["kind"] == "nan":
+                trial = sys._getframe(1).f_locals["self"]
+                next(trial.model.parameters()).data.fill_(float("nan"))
+        return sample(tokens, unique_tokens, *args, **kwargs)
+
+    stream.sample_batch = sample_batch
+
+
+if os.environ.get("TUNE_DD_TEST_FAULT"):
+    _install(json.loads(os.environ["TUNE_DD_TEST_FAULT"]))
