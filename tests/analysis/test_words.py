@@ -35,12 +35,18 @@ def cell(u: int, best: float, low: float, high: float, **more: Any) -> dict[str,
         (((0.3, 0.1, 0.5), (0.1, 0.0, 0.2)), "does not move clearly: from"),
         (
             ((0.5, float("nan"), float("nan")), (0.1, float("nan"), float("nan"))),
-            "falls from 0.50 at U = 4k to 0.10 at U = 64k; 2 of 2 cells have their optimum inside the grid; with one seed",
+            "falls from 0.50 at U = 4k to 0.10 at U = 64k; 2 of 2 cells",
         ),
     ],
 )
 def test_a_move_is_claimed_only_where_intervals_part(ends: tuple[tuple[float, ...], ...], verb: str) -> None:
     assert verb in answer(cells(cell(4_000, *ends[0]), cell(64_000, *ends[1])))
+
+
+def test_one_seed_says_that_it_cannot_say_how_sure() -> None:
+    nan = float("nan")
+    text = answer(cells(cell(4_000, 0.5, nan, nan), cell(64_000, 0.1, nan, nan)))
+    assert text.endswith("; with one seed nothing says how sure this is.")
 
 
 def test_a_censored_end_is_never_a_point() -> None:
