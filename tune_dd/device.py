@@ -7,6 +7,7 @@ at once. ``mps`` is the default because the reference study's evidence is on MPS
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import resource
@@ -99,7 +100,9 @@ def device_name(device: torch.device) -> str:
     return processor_name()
 
 
+@functools.cache
 def processor_name() -> str:
+    """What the system calls its processor."""
     if sys.platform == "darwin":
         size = ctypes.c_size_t(256)
         text = ctypes.create_string_buffer(size.value)
