@@ -81,10 +81,14 @@ def harvest(n_workers: int, progress: Callable[[int, int], None] = lambda done, 
     documents = [Docstring(STANDARD_LIBRARY, text) for text in _topics() if len(text) > docstrings.MIN_CHARACTERS]
     done = 0
     with ThreadPoolExecutor(n_workers, thread_name_prefix="pydocs") as pool:
-        for (package, files), texts in zip(tasks, pool.map(_parse, tasks), strict=True):
-            documents += (Docstring(package, text) for text in texts)
-            done += len(files)
-            progress(done, n_files)
+        try:
+            for (package, files), texts in zip(tasks, pool.map(_parse, tasks), strict=True):
+                documents += (Docstring(package, text) for text in texts)
+                done += len(files)
+                progress(done, n_files)
+        except BaseException:  # Ctrl-C above all: do not parse the rest first
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     unique: dict[bytes, Docstring] = {}
     for document in documents:
         if any(words in document.text for words in _LICENCES):

@@ -19,7 +19,7 @@ from typing import Any, cast
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
 
-MAX_DOCUMENT = 1 << 20  # characters; encoding a longer one at once would cost some hundred megabytes
+MAX_DOCUMENT = 1 << 18  # characters; a thread that encodes a longer one at once takes some hundred megabytes
 MAX_LINE = 1 << 26  # bytes of one line of .jsonl; a longer one is a file of another kind
 CHUNK = 1 << 20  # characters read at once
 ROWS = 256  # rows of parquet decoded at once
