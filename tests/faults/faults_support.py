@@ -17,6 +17,7 @@ from tests_support import TINY_REGIME, synthetic_text
 
 from tune_dd import artifacts, journal
 
+Fault = dict[str, Any] | list[dict[str, Any]] | None
 INJECTION = Path(__file__).parent / "injection"
 # 24 trials of 600 steps, about a second each.
 SEARCH = (
@@ -38,15 +39,15 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def environment(fault: dict[str, Any] | None) -> dict[str, str]:
+def environment(fault: Fault) -> dict[str, str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     if fault is not None:
-        env["TUNE_DD_TEST_FAULT"] = json.dumps(fault)
+        env["TUNE_DD_TEST_FAULT"] = json.dumps([fault] if isinstance(fault, dict) else fault)
         env["PYTHONPATH"] = os.pathsep.join([str(INJECTION), env.get("PYTHONPATH", "")])
     return env
 
 
-def start(folder: Path, *options: str, fault: dict[str, Any] | None = None) -> subprocess.Popen[str]:
+def start(folder: Path, *options: str, fault: Fault = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tune_dd.sweep", *options],
         cwd=folder,
@@ -57,7 +58,7 @@ def start(folder: Path, *options: str, fault: dict[str, Any] | None = None) -> s
     )
 
 
-def run(folder: Path, *options: str, fault: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *options: str, fault: Fault = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tune_dd.sweep", *options],
         cwd=folder,

@@ -1,10 +1,10 @@
 """Makes a process fail at a chosen place. Python imports it at start where the tests put it on PYTHONPATH.
 
-TUNE_DD_TEST_FAULT holds JSON: {"kind": ..., ...}. It reaches Ray's workers, which inherit the environment;
+TUNE_DD_TEST_FAULT holds a JSON list of faults, {"kind": ..., ...} each. It reaches Ray's workers, which inherit the environment;
 the product knows nothing of it.
 
-    kill_at      SIGKILL at the ``count``-th reach of ``point`` in a write whose caller is ``module``
-    raise, nan, hang, kill    at step ``step`` of the trials on ``unique_tokens`` (hang and raise: once each start)
+    kill_at                   SIGKILL at the ``count``-th reach of ``point`` in a write of a path with ``file`` in it
+    raise, nan, hang, kill    at step ``step`` of the trials on ``unique_tokens``
 
 With ``once`` (a path) the fault strikes only where that file is missing, and makes it.
 """
@@ -68,4 +68,5 @@ def _install(fault):
 
 
 if os.environ.get("TUNE_DD_TEST_FAULT"):
-    _install(json.loads(os.environ["TUNE_DD_TEST_FAULT"]))
+    for _fault in json.loads(os.environ["TUNE_DD_TEST_FAULT"]):
+        _install(_fault)
