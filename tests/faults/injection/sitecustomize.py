@@ -1,7 +1,7 @@
 """Makes a process fail at a chosen place. Python imports it at start where the tests put it on PYTHONPATH.
 
-TUNE_DD_TEST_FAULT holds a JSON list of faults, {"kind": ..., ...} each. It reaches Ray's workers, which inherit the environment;
-the product knows nothing of it.
+TUNE_DD_TEST_FAULT holds a JSON list of faults, {"kind": ..., ...} each. It reaches Ray's workers, which
+inherit the environment; the product knows nothing of it.
 
     kill_at                   SIGKILL at the ``count``-th reach of ``point`` in a write of a path with ``file`` in it
     raise, nan, hang, kill    at step ``step`` of the trials on ``unique_tokens``
