@@ -121,24 +121,24 @@ def make_cell(rows: pd.DataFrame) -> Cell:
     Raises:
         UserError: the rows are of several cells.
     """
-    values = {name: rows[name].to_numpy() for name in CELL_KEYS}
-    for name, column in values.items():
-        if (column != column[0]).any():
-            raise UserError(f"the rows differ in {name}, but a cell is one regime, phase, model, U and C")
-    first = {name: column[0] for name, column in values.items()}
-    return decompose(
-        (
-            str(first["regime"]),
-            str(first["phase"]),
-            str(first["model"]),
-            int(first["n_params"]),
-            int(first["unique_tokens"]),
-            int(first["sampled_tokens"]),
-        ),
-        rows["seed"].to_numpy(),
-        rows["dropout"].to_numpy(dtype=np.float64),
-        rows["val_loss"].to_numpy(dtype=np.float64),
-    )
+    cells = _split(rows)
+    if len(cells) != 1:
+        raise UserError(f"a cell is one regime, phase, model, U and C, but the rows are of {len(cells)} cells")
+    return cells[0]
+
+
+def _split(rows: pd.DataFrame) -> list[Cell]:
+    """One cell per distinct key, in their order; arrays, since a data frame per cell costs more than its fit."""
+    number = rows.groupby(CELL_KEYS, sort=True).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+    keys = rows[CELL_KEYS].iloc[order[starts]].itertuples(index=False, name=None)
+    columns = (rows[name].to_numpy()[order] for name in ("seed", "dropout", "val_loss"))
+    parts = zip(*(np.split(column, starts[1:]) for column in columns), strict=True)
+    return [
+        decompose((regime, phase, model, int(n_params), int(unique), int(sampled)), *part)
+        for (regime, phase, model, n_params, unique, sampled), part in zip(keys, parts, strict=True)
+    ]
 
 
 def decompose(key: Key, seed: ArrayLike, dropout: ArrayLike, loss: ArrayLike) -> Cell:
@@ -206,7 +206,7 @@ def make_cells(table: pd.DataFrame) -> list[Cell]:
         raise UserError(
             "the table has no static trial of the screen, confirm or calibrate phase: run a calibration first"
         )
-    return [make_cell(group) for _, group in rows.groupby(CELL_KEYS, sort=True)]
+    return _split(rows)
 
 
 @dataclass(frozen=True)
