@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.options import OneLineParser
 from analysis.tables import newest_run
 from tune_dd.errors import UserError
 from tune_dd.laws import LAWS
@@ -66,8 +67,8 @@ def analyse_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def parser() -> OneLineParser:
+    result = OneLineParser(
         prog="python -m analysis",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.figures import count_text
+from analysis.options import OneLineParser
 from tune_dd.artifacts import read_json
 from tune_dd.errors import UserError
 
@@ -158,8 +158,8 @@ def requested(stages: str | None, unique: str | None, sampled: str | None) -> li
     return [(parse_count(unique), parse_count(sampled))]
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(prog="python -m analysis advise", description=__doc__)
+def parser() -> OneLineParser:
+    result = OneLineParser(prog="python -m analysis advise", description=__doc__)
     add = result.add_argument
     add("--coefficients", type=Path, required=True, metavar="FILE", help="a coefficients.json, or the run that has it")
     add("--params", required=True, metavar="P", help="parameters of the model, such as 31e6")

@@ -129,14 +129,9 @@ def draw_cell(figure: Figure, picture: Picture) -> None:
     low, high = data["val_loss"].min(), data["val_loss"].max()
     at = low - 0.07 * (high - low)
     if labels["status"] == "interior":
-        ax.plot(
-            [labels["low"], labels["high"]],
-            [at, at],
-            color=ACCENT,
-            lw=1.6,
-            solid_capstyle="butt",
-            label="95 % interval",
-        )
+        if np.isfinite(labels["low"]):
+            ends = [labels["low"], labels["high"]]
+            ax.plot(ends, [at, at], color=ACCENT, lw=1.6, solid_capstyle="butt", label="95 % interval")
         ax.plot(labels["optimum"], at, "D", color=ACCENT, ms=4.5, label="optimum")
     elif labels["status"] != "no_signal":
         marker = "<" if labels["status"] == "censored_low" else ">"

@@ -189,7 +189,7 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
         for row in selection.head(MAX_ROWS).to_dict("records")
     ]
     only = ", ".join(str(selection[name].iloc[0]) for name in ("phase", "model") if name not in names)
-    caption = f"Class: {analysis.experiment.evidence}. {only}".rstrip(" .") + "."
+    caption = f"Class: {analysis.experiment.evidence}. {f'All cells: {only}.' if only else ''}"
     table = html_table([*headings, "95 % interval"], rows, numeric=len(names), caption=caption)
     about = paragraph(
         "The plateau is the set of dropouts not shown worse than the best one: within one pooled paired standard "
