@@ -86,7 +86,7 @@ class FusedStep:
         self.final, self.final_scale = self._rows(), torch.empty(self.rows, 1)
         self.grad_stream, self.grad_branch = self._rows(), self._rows()
         self.branch, self.scratch = self._rows(), self._rows()
-        self.qkv, self.squares = self._rows(3), self._rows(2)
+        self.qkv = self._rows(3)
         self.mixed, self.grad_mixed, self.grad_queries = self._by_block(), self._by_block(), self._by_block()
         self.grad_keys, self.grad_values, self.grad_part = self._heads(), self._heads(), self._heads()
         self.grad_weights = self._scores()
@@ -174,7 +174,7 @@ class FusedStep:
 
     def _forward(self, inputs: Tensor, masks: Tensor | None) -> None:
         torch.index_select(self.model.embedding.weight, 0, inputs, out=self.stream)
-        _normalise(self.stream, self.scratch, self.embedded_scale, self.embedded)
+        _normalise(self.stream, self.embedded_scale, self.embedded)
         if masks is None:
             self.stream.copy_(self.embedded)
         else:
@@ -183,18 +183,17 @@ class FusedStep:
             block = self._block(index)
             self._attention(block, layer, None if masks is None else masks[2 * index + 1])
             self._mlp(block, layer, None if masks is None else masks[2 * index + 2])
-        _normalise(self.stream, self.scratch, self.final_scale, self.final)
+        _normalise(self.stream, self.final_scale, self.final)
 
     def _attention(self, block: Block, layer: _Layer, mask: Tensor | None) -> None:
-        _normalise(self.stream, self.scratch, layer.attn_scale, layer.attn_in)
+        _normalise(self.stream, layer.attn_scale, layer.attn_in)
         torch.mm(layer.attn_in, block.qkv.weight.t(), out=self.qkv)
         self._rotate(self.rotation)
         # Inverse rms of each head, times d^-1/4 on queries and keys alike: scores come out over sqrt(d).
         root = math.sqrt(self.head_dim)
-        torch.mul(self.qkv[:, : 2 * self.width], self.qkv[:, : 2 * self.width], out=self.squares)
-        squares = self.squares.view(self.group, self.context, 2, self.n_head, self.head_dim)
-        torch.sum(squares, -1, out=layer.heads_scale)
-        layer.heads_scale.mul_(1 / root).add_(RMS_EPS * root).rsqrt_()
+        split = self.qkv.view(self.group, self.context, 3, self.n_head, self.head_dim)
+        torch.linalg.vector_norm(split[:, :, :2], dim=-1, out=layer.heads_scale)
+        layer.heads_scale.square_().mul_(1 / root).add_(RMS_EPS * root).rsqrt_()
         q, k, v = self._split()
         scale_q, scale_k = self._split_scale(layer)
         for (lo, hi), queries in zip(self.edges, layer.queries, strict=True):
@@ -234,7 +233,7 @@ class FusedStep:
         pairs[:, :, : self.width].mul_(rotation)
 
     def _mlp(self, block: Block, layer: _Layer, mask: Tensor | None) -> None:
-        _normalise(self.stream, self.scratch, layer.mlp_scale, layer.mlp_in)
+        _normalise(self.stream, layer.mlp_scale, layer.mlp_in)
         for rows in _blocks(self.rows, self.mlp_rows):
             relu = torch.mm(layer.mlp_in[rows], block.mlp_in.weight.t(), out=layer.mlp_relu[rows]).relu_()
             square = torch.mul(relu, relu, out=self.hidden[: rows.stop - rows.start])
@@ -340,11 +339,10 @@ class FusedStep:
         grad.index_add_(0, inputs, self.branch)
 
 
-def _normalise(x: Tensor, scratch: Tensor, scale: Tensor, out: Tensor) -> None:
+def _normalise(x: Tensor, scale: Tensor, out: Tensor) -> None:
     """RMSNorm of rows x (N, D) into ``out``, and the inverse rms (N, 1) into ``scale``."""
-    torch.mul(x, x, out=scratch)
-    torch.sum(scratch, -1, keepdim=True, out=scale)
-    scale.mul_(1 / x.shape[-1]).add_(RMS_EPS).rsqrt_()
+    torch.linalg.vector_norm(x, dim=-1, keepdim=True, out=scale)  # one pass, where a sum of squares takes two
+    scale.square_().mul_(1 / x.shape[-1]).add_(RMS_EPS).rsqrt_()
     torch.mul(x, scale, out=out)
 
 
