@@ -191,9 +191,10 @@ class Supervisor:
                     )
             if not ready and now - started > _START_SECONDS:
                 raise UserError(f"Ray did not start in {_START_SECONDS:.0f} s (see {self.run.log}): try again")
-            if ready and now - last_sign > self.options.hang_seconds:
+            idle = max(self.options.hang_seconds, _START_SECONDS)
+            if ready and now - last_sign > idle:
                 raise UserError(
-                    f"no trial has moved for {self.options.hang_seconds:.0f} s (see {self.run.log}); what is done is "
+                    f"no trial has started for {idle:.0f} s (see {self.run.log}); what is done is "
                     f"kept: go on with {self.progress.resume_command}"
                 )
 

@@ -60,8 +60,10 @@ def _install(fault):
             if fault["kind"] == "hang":
                 time.sleep(3600)
             if fault["kind"] == "nan":
-                trial = sys._getframe(1).f_locals["self"]
-                next(trial.model.parameters()).data.fill_(float("nan"))
+                frame = sys._getframe(1)
+                while not hasattr(frame.f_locals.get("self"), "model"):
+                    frame = frame.f_back
+                next(frame.f_locals["self"].model.parameters()).data.fill_(float("nan"))
         return sample(tokens, unique_tokens, *args, **kwargs)
 
     stream.sample_batch = sample_batch
