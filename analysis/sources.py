@@ -23,6 +23,8 @@ LEDGER_COLUMNS = ("trial", "val_bpb", "memory_gb", "status", "description")
 KEY = ("phase", "trial_id", "stage", "readout")
 FINITE = ("train_loss", "val_loss", "val_bpb", "gap", "learning_rate")
 POSITIVE = ("n_params", "unique_tokens", "sampled_tokens")
+NUMERIC = tuple(name for name, kind in COLUMNS.items() if kind is not str)
+TOO_LARGE = 2**63  # a column of integers holds 64 bits
 
 
 @dataclass
@@ -52,6 +54,9 @@ class Source:
 
 def check_values(row: dict[str, Any], place: str) -> None:
     """Refuse numbers that no analysis can use, whatever their type."""
+    for name in NUMERIC:
+        if row[name] >= TOO_LARGE and row[name] != math.inf:
+            raise UserError(f"{place}: {name} is too large to be true: restore the line or delete it")
     for name in FINITE:
         if not math.isfinite(row[name]):
             raise UserError(

@@ -215,6 +215,8 @@ def test_two_devices_of_one_class_mix(synthetic: ModuleType, tmp_path: Path) -> 
         (lambda lines: [lines[0].replace('"seed"', '"sd"')], "line 1: column 'seed' is missing"),
         (lambda lines: [lines[0], lines[1].replace('"schema": 1', '"schema": 2')], "line 2: schema 2 is not 1"),
         (lambda lines: [lines[0].replace('"unique_tokens": 4000', '"unique_tokens": 0')], "line 1: unique_tokens is 0"),
+        (lambda lines: [lines[0].replace('"steps": ', '"steps": 1' + "0" * 400)], "line 1: steps is too large"),
+        (lambda lines: [lines[0].replace('"gap": ', '"gap": 1' + "0" * 400 + ', "was": ')], "line 1: gap is too large"),
         (lambda lines: ["[1, 2]"], "line 1: not a row of results"),
         (lambda lines: [], "has no rows yet"),
     ],
