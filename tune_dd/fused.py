@@ -5,7 +5,7 @@ every piece in place in buffers that live as long as the trial. On one core the 
 project spend most of an autograd step outside matrix products: on passes over memory and on faults of
 freshly mapped pages (a 4 MB logits buffer costs 6 ms new and 0.7 ms kept). What is done about it:
 
-- **Buffers kept.** No tensor larger than a row vector is allocated in a step.
+- **Buffers kept.** Activations and gradients are allocated once, with the trial.
 - **Sequences in groups, rows in blocks.** Forward and backward pass go through a few sequences at a time
   and add up gradients; MLP and head work on blocks of rows. What one product leaves is still in the
   cache when the next pass wants it, and activations take the memory of one group.

@@ -139,7 +139,7 @@ def test_fresh_processes_agree_and_another_seed_differs() -> None:
 
 
 def test_two_dropouts_of_a_seed_start_and_sample_alike() -> None:
-    """Paired: with zero learning rate in effect, the first loss without dropout is the same."""
+    """Paired: their weights before the first step are equal; their batches do not know the dropout."""
     low, high = (TrialRun(trial(stages=(Stage(400, p, (5,)),)), skewed_data(), CPU) for p in (0.1, 0.5))
     assert all(torch.equal(a, b) for a, b in zip(low.model.parameters(), high.model.parameters(), strict=True))
     assert low.read_out()["val_loss"] == high.read_out()["val_loss"]
