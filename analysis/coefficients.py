@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 
 from analysis import robust
 from analysis.curves import coordinate
-from analysis.targets import Targets, make_targets, target_draws
+from analysis.targets import Targets, check_rank, design_of, make_targets, target_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, Law, design_rank, get_law
 
@@ -129,44 +129,8 @@ class Coefficients:
         )
 
 
-def design_of(targets: Targets, law: Law) -> Array:
-    """(n, k) design over all cells of the targets."""
-    return law.design(targets.n_params, targets.unique_tokens, targets.sampled_tokens)
-
-
 def problem_of(targets: Targets, law: Law, p_min: float = P_MIN, p_max: float = P_MAX) -> robust.Problem:
     return robust.Problem(design_of(targets, law), targets.width, p_min, p_max)
-
-
-def check_rank(targets: Targets, law: Law) -> tuple[int, float]:
-    """Rank and condition number over the interior cells.
-
-    Raises:
-        UserError: the rank is short of the law's coefficients; the message says why.
-    """
-    needed = len(law.coefficients)
-    n = int(targets.point.sum())
-    if n == 0:
-        raise UserError(
-            f"none of the {len(targets)} cells has an interior optimum: widen the dropout grid, or train longer "
-            "on smaller prefixes, until dropout pays"
-        )
-    rank, condition = design_rank(design_of(targets, law)[targets.point])
-    if rank < needed:
-        ratios = np.unique(np.round(np.log10(targets.n_params / targets.sampled_tokens)[targets.point], 6))
-        if n < needed:
-            why = f"there are only {n} interior cells"
-        elif len(ratios) == 1:
-            why = "they all share one P/C ratio"
-        elif len(np.unique(targets.n_params[targets.point])) == 1:
-            why = "one model size and these prefixes and read-outs do not tell its coefficients apart"
-        else:
-            why = "their sizes, prefixes and read-outs do not tell its coefficients apart"
-        raise UserError(
-            f"the design of the {law.name} law has rank {rank} of {needed} over {n} interior cells, since {why}: "
-            "add prefixes, read-outs or a second model size, or fit --law first_order"
-        )
-    return rank, condition
 
 
 def fit_law(
@@ -207,6 +171,7 @@ def fit_law(
         notes.append(f"fitted {form.name} instead of {law}: {str(error).split(':')[0]}")
     if not all(fit.noise.known for fit in targets.fits):
         notes.append("no replicates: intervals come from the cells' scatter about the law alone")
+    notes += _weaknesses(targets, form, condition)
     problem = problem_of(targets, form, p_min, p_max)
     rng = np.random.default_rng([seed, 1])
     beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
@@ -243,6 +208,20 @@ def fit_law(
         seed=seed,
         notes=tuple(notes),
     )
+
+
+def _weaknesses(targets: Targets, form: Law, condition: float) -> list[str]:
+    """What full rank does not guard against, in words."""
+    notes = []
+    points, k = int(targets.point.sum()), len(form.coefficients)
+    if points < 2 * k or condition > 30:
+        notes.append(
+            f"weakly determined: {points} interior cells for {k} coefficients, condition number {condition:.0f}; "
+            "read the intervals, not the coefficients"
+        )
+    if len(np.unique(targets.n_params[targets.point])) == 1 and k > 1:
+        notes.append("one model size: what depends on P is inferred from U and C alone; do not use it for another size")
+    return notes
 
 
 def _only(table: pd.DataFrame, column: str, targets: Targets) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import robust
-from analysis.coefficients import design_of, problem_of
-from analysis.targets import Targets, make_targets
+from analysis.coefficients import problem_of
+from analysis.targets import Targets, design_of, make_targets
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, design_rank, get_law
 

@@ -197,12 +197,10 @@ def fit_cell(cell: Cell, noise: Noise, margin: float | None, n_bootstrap: int, s
             f"({dropouts[0]:g}): an optimum needs at least two, better seven"
         )
     notes = [f"dropout {value:g} shares no seed with the others and is left out" for value in cell.dropped]
-    if cell.df == 0:
-        notes.append("one seed: no noise estimate of its own")
     if noise.borrowed:
         notes.append(f"noise borrowed from other cells ({noise.df} degrees of freedom)")
     if not noise.known:
-        notes.append("no replicate anywhere: no interval, no plateau and no test of whether dropout has an effect")
+        notes.append("one seed, and no cell to borrow noise from: no interval, no plateau, no test of an effect")
     best = int(levels.argmin())
     quadratic = fit_curve(levels, dropouts, counts, 2) if can_fit(len(dropouts), 2) else None
     cubic = fit_curve(levels, dropouts, counts, 3) if can_fit(len(dropouts), 3) else None

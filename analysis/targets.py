@@ -13,7 +13,7 @@ from analysis.cells import CELL_KEYS, Cell, check_table, make_cells, pool_noise
 from analysis.curves import can_fit, coordinate
 from analysis.optimum import CellFit, fit_cell, optimum_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import Array
+from tune_dd.laws import Array, Law, design_rank
 
 # The paired standard deviation measured at pocket scale. It only scales the robust loss where a table has no
 # replicate to estimate noise from, and the coefficients then say so.
@@ -204,3 +204,39 @@ def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -
         for first, degree in enumerate((2, 3) if can_fit(len(cell.dropouts), 3) else (2, 2)):
             result[first::2, i] = optimum_draws(levels[first::2], cell, degree)
     return result, side
+
+
+def design_of(targets: Targets, law: Law) -> Array:
+    """(n, k) design over all cells of the targets."""
+    return law.design(targets.n_params, targets.unique_tokens, targets.sampled_tokens)
+
+
+def check_rank(targets: Targets, law: Law) -> tuple[int, float]:
+    """Rank and condition number over the interior cells.
+
+    Raises:
+        UserError: the rank is short of the law's coefficients; the message says why.
+    """
+    needed = len(law.coefficients)
+    n = int(targets.point.sum())
+    if n == 0:
+        raise UserError(
+            f"none of the {len(targets)} cells has an interior optimum: widen the dropout grid, or train longer "
+            "on smaller prefixes, until dropout pays"
+        )
+    rank, condition = design_rank(design_of(targets, law)[targets.point])
+    if rank < needed:
+        ratios = np.unique(np.round(np.log10(targets.n_params / targets.sampled_tokens)[targets.point], 6))
+        if n < needed:
+            why = f"there are only {n} interior cells"
+        elif len(ratios) == 1:
+            why = "they all share one P/C ratio"
+        elif len(np.unique(targets.n_params[targets.point])) == 1:
+            why = "one model size and these prefixes and read-outs do not tell its coefficients apart"
+        else:
+            why = "their sizes, prefixes and read-outs do not tell its coefficients apart"
+        raise UserError(
+            f"the design of the {law.name} law has rank {rank} of {needed} over {n} interior cells, since {why}: "
+            "add prefixes, read-outs or a second model size, or fit --law first_order"
+        )
+    return rank, condition

@@ -211,6 +211,17 @@ def test_one_seed_gives_intervals_from_scatter_and_says_so(table: pd.DataFrame) 
     assert all(low < high for low, high in result.intervals.values())
 
 
+def test_what_full_rank_does_not_guard_against_is_said(table: pd.DataFrame, fitted: Coefficients) -> None:
+    assert fitted.notes == ()
+    few = table[
+        (table["n_params"] == 163_840) & (table["unique_tokens"] < 32_000) & (table["sampled_tokens"] > 150_000)
+    ]
+    result = fit_law(None, few, n_bootstrap=20)
+    assert result.rank == 4
+    assert any(note.startswith("weakly determined: 6 interior cells for 4") for note in result.notes)
+    assert any("one model size" in note for note in result.notes)
+
+
 def test_the_phase_with_more_seeds_speaks_for_a_cell(table: pd.DataFrame) -> None:
     screen = table[table["seed"] == 0].assign(phase="screen")
     result = fit_law(None, pd.concat([table, screen]), n_bootstrap=10)
