@@ -21,6 +21,7 @@ METRICS = "metrics.jsonl"
 TRACE = "trace.jsonl"
 CONFIG = "config.json"
 LEDGER = "results.tsv"
+REPORT = "report.html"  # written last
 JOURNALS = "journals"  # one file per trial: the run's memory
 LIVE = "live"  # progress of the running trials: disposable
 STOP = "stop"  # a file in LIVE that asks every trial to save and end

@@ -29,7 +29,7 @@ def finished_trials(run: RunFolder) -> int:
 def is_finished(run: RunFolder) -> bool:
     """Whether nothing is left to train or to report; a run whose config cannot be read is not finished."""
     try:
-        return finished_trials(run) >= int(run.config()["n_trials"]) and (run.path / artifacts.LEDGER).exists()
+        return finished_trials(run) >= int(run.config()["n_trials"]) and (run.path / artifacts.REPORT).exists()
     except UserError:
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -86,14 +87,15 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
     if not outcome.finished:
         console.print("no trial finished, so there is nothing to analyse", highlight=False)
         return
-    import analysis.report  # here: it draws, and a search need not wait for that
+    # Imported here: it draws, and a search need not wait for that.
+    import analysis.report
+    from analysis.tables import load_experiment
 
-    selection = None
-    try:
-        result = analysis.report.analyse([run.path])
-        selection = result.selection
-    finally:
-        write_ledger(run, specs, outcome, selection)
+    write_ledger(run, specs, outcome, None)
+    result = analysis.report.compute(load_experiment([run.path]), run.path)
+    write_ledger(run, specs, outcome, result.selection)
+    # The page shows the ledger, so it is read again before the page is written.
+    result = analysis.report.write(replace(result, experiment=load_experiment([run.path])))
     analysis.report.print_tables(result, console)
     console.print(f"files: {shown_path(run.path)}", highlight=False, soft_wrap=True)
     if outcome.crashed:
