@@ -58,7 +58,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["owt", "--device", "cpu", "--use-cached-data"], "cache"),
         (["missing.toml"], "does not exist"),
         (["owt", "--resume"], "no unfinished run"),
-        (["--resume", "nowhere"], "config.json is missing"),
+        (["--resume", "nowhere"], "there is no run nowhere"),
         (["owt", "--device", "cpu", "--hang-timeout", "0"], "--hang-timeout"),
     ],
 )
