@@ -32,10 +32,10 @@ from torch import Tensor
 
 from tune_dd.model import RMS_EPS, Block, Transformer
 
-# Measured at L2_H2_D64, L4_H4_D128 and L6_H6_D192: groups of half to twice this size are within a few per
-# cent of each other; blocks of 256 rows instead of 512 cost L4 and L6 some 10 %, since they sum a weight
-# gradient twice as often.
-GROUP_ELEMENTS = 1 << 17  # of the residual stream of one group of sequences, 512 KiB
+# Measured at the four smaller benchmark shapes: half or twice a group's size is within a few per cent, but
+# groups and blocks of 256 rows instead of 512 cost L4, L6 and L12 3 to 10 %, since they sum a weight gradient
+# twice as often.
+GROUP_ELEMENTS = 1 << 18  # of the residual stream of one group of sequences, 1 MiB
 BLOCK_ELEMENTS = 1 << 18  # of one block of MLP or head activations, 1 MiB
 MIN_BLOCK_ROWS = 512
 QUERY_BLOCK = 64

@@ -34,7 +34,7 @@ def trained_model(context: int, spec: ModelSpec = SMALL) -> Transformer:
 
 @pytest.mark.parametrize("rate", [0.0, 0.35])
 @pytest.mark.parametrize(("batch", "context"), [(4, 16), (3, 64), (2, 100), (4, 130)])
-@pytest.mark.parametrize("sizes", [(1 << 17, 1 << 17, 256), (1 << 11, 1 << 10, 7)], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("sizes", [(1 << 18, 1 << 18, 512), (1 << 11, 1 << 10, 7)], ids=["one block", "many blocks"])
 def test_loss_and_gradients_equal_autograd(
     monkeypatch: pytest.MonkeyPatch, rate: float, batch: int, context: int, sizes: tuple[int, int, int]
 ) -> None:
