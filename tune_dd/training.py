@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from tune_dd.device import synchronize
 from tune_dd.evaluation import EVAL_BATCH_TOKENS, TrainingDiverged, autocast, evaluate, to_device, training_windows
 from tune_dd.fused import FusedStep
 from tune_dd.model import Transformer
-from tune_dd.optimizer import build_optimizer, learning_rate
+from tune_dd.optimizer import AdamW, learning_rate
 from tune_dd.stream import EvaluationWindows, evaluation_windows, sample_batch
 from tune_dd.trial import Stage, TrialSpec
 
@@ -70,7 +70,7 @@ class TrialRun:
             device=device,
             masks_on_device=accelerated,
         )
-        self.optimizer = build_optimizer(self.model.parameters(), spec.protocol)
+        self.optimizer = AdamW(self.model.parameters(), spec.protocol)
         # The hand-written step is for float32 on cpu; elsewhere autograd finds fused kernels of its own.
         fused = not accelerated and spec.protocol.precision == "float32"
         self._fused = FusedStep(self.model, spec.protocol.batch_size) if fused else None
@@ -135,10 +135,8 @@ class TrialRun:
             step=self.step,
         )
         self.model.set_dropout(stage.dropout, spec.seed, index, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(protocol, self.step, spec.total_steps)
         loss = self._loss_and_gradients(to_device(inputs, self.device), to_device(targets, self.device))
-        self.optimizer.step()
+        self.optimizer.step(learning_rate(protocol, self.step, spec.total_steps))
         self.step += 1
         self._loss_sum += loss
         self._loss_count += 1
@@ -205,11 +203,7 @@ class TrialRun:
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Everything that ``load_state`` needs: tensors (cpu, contiguous, own memory) and counters (JSON)."""
-        tensors: dict[str, torch.Tensor] = {f"model/{name}": weight for name, weight in self.model.named_parameters()}
-        for name, weight in self.model.named_parameters():
-            for key in ("exp_avg", "exp_avg_sq"):
-                moment: torch.Tensor | None = self.optimizer.state[weight].get(key)
-                tensors[f"optimizer/{key}/{name}"] = torch.zeros_like(weight) if moment is None else moment
+        tensors = dict(self._tensors())
         counters = {
             "step": self.step,
             "train_seconds": self.train_seconds,
@@ -230,18 +224,22 @@ class TrialRun:
         self.trace = [list(point) for point in counters["trace"]]
         self._loss_sum.fill_(counters["loss_sum"])
         self._loss_count = int(counters["loss_count"])
-        for name, weight in self.model.named_parameters():
-            with torch.no_grad():
-                weight.copy_(_tensor(tensors, f"model/{name}", weight))
-            moments = {
-                key: _tensor(tensors, f"optimizer/{key}/{name}", weight).to(self.device, copy=True)
-                for key in ("exp_avg", "exp_avg_sq")
-            }
-            # AdamW counts its steps per parameter, in a float32 tensor that fused kernels read.
-            self.optimizer.state[weight] = {
-                "step": torch.tensor(float(self.step), device=self.device),
-                **moments,
-            }
+        with torch.no_grad():
+            for name, tensor in self._tensors():
+                tensor.copy_(_tensor(tensors, name, tensor))
+            for done in self.optimizer.steps:
+                done.fill_(self.step)
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Weights and moments under the names that ``state`` gives them."""
+        names = [name for name, _ in self.model.named_parameters()]
+        for kind, kept in (
+            ("model", self.optimizer.parameters),
+            ("optimizer/exp_avg", self.optimizer.exp_avgs),
+            ("optimizer/exp_avg_sq", self.optimizer.exp_avg_sqs),
+        ):
+            for name, tensor in zip(names, kept, strict=True):
+                yield f"{kind}/{name}", tensor
 
 
 def _tensor(tensors: dict[str, torch.Tensor], name: str, like: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tune_dd.optimizer import EPS, build_optimizer, learning_rate
+from tune_dd.optimizer import EPS, AdamW, learning_rate
 from tune_dd.regimes import POCKET, Protocol
 
 torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
@@ -47,15 +47,14 @@ def test_adamw_equals_its_textbook_form(weight_decay: float) -> None:
     protocol = replace(POCKET.protocol, weight_decay=weight_decay)
     generator = torch.Generator().manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(5, 7, generator=generator))
-    optimizer = build_optimizer([weight], protocol)
+    optimizer = AdamW([weight], protocol)
     x, m, v = weight.detach().double().clone(), torch.zeros(5, 7).double(), torch.zeros(5, 7).double()
     beta1, beta2 = protocol.betas
     for t in range(1, 31):
         gradient = torch.randn(5, 7, generator=generator)
         rate = learning_rate(protocol, t - 1, 30)
         weight.grad = gradient.clone()
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
+        optimizer.step(rate)
         g = gradient.double()
         m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
         step = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + EPS)

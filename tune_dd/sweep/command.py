@@ -270,6 +270,11 @@ def _prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Conso
 
 def _identity(corpus: Corpus, scale: Scale) -> DataIdentity:
     windows = evaluation_windows(corpus.validation, scale.protocol.context, scale.eval_tokens, salt=VALIDATION_SALT)
+    if windows.n_tokens < scale.eval_tokens:
+        raise UserError(
+            f"the validation split has {corpus.n_validation:,} tokens, too few for eval_tokens {scale.eval_tokens:,}: "
+            "give more text (--corpus-glob), or a regime file with fewer"
+        )
     return DataIdentity(corpus.corpus_hash, corpus.tokenizer_hash, windows.hash)
 
 
