@@ -4,13 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: sweep test lint set-up clean
+.PHONY: sweep test test-faults lint set-up clean
 
 sweep: $(VENV)/installed
 	$(BIN)/python -m tune_dd.sweep --quick
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not faults" -n 2 --dist loadfile
+
+# Kills, torn files, full disks. FAULT_SEED replays a campaign, FAULT_POINTS asks for more of it.
+FAULT_SEED ?= 1
+FAULT_POINTS ?= 100
+test-faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m faults -n 2 --dist loadfile --fault-seed $(FAULT_SEED) --fault-points $(FAULT_POINTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

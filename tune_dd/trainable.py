@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Heartbeat:
         if now < self._next and not force:
             return
         self._next = now + _HEARTBEAT_SECONDS
-        content = {"pid": os.getpid(), "step": step}
+        content = {"host": socket.gethostname(), "pid": os.getpid(), "step": step}
         temp = self._path.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):  # progress is not worth failing for: the journal is what counts
             temp.write_text(json.dumps(content))

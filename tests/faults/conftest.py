@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-_figures: list[tuple[str, dict[str, Any]]] = []
+_FIGURE = "fault campaign"
 
 
 @pytest.fixture
@@ -21,18 +21,18 @@ def fault_points(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def report_faults() -> Callable[[str, dict[str, Any]], None]:
-    """Add a line to the figure that is printed when the suite ends."""
-    return lambda name, found: _figures.append((name, found))
+def report_faults(request: pytest.FixtureRequest) -> Callable[[str, dict[str, Any]], None]:
+    """Add a line to the figure that is printed when the suite ends (by the main process, with pytest-xdist)."""
+    return lambda name, found: request.node.user_properties.append((_FIGURE, [name, found]))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if not _figures:
+    reports = [r for reports in terminalreporter.stats.values() for r in reports if getattr(r, "when", "") == "call"]
+    figures = [value for report in reports for key, value in report.user_properties if key == _FIGURE]
+    if not figures:
         return
     terminalreporter.section(f"fault campaigns, seed {config.getoption('--fault-seed')}")
-    total = sum(int(found["kill points"]) for _, found in _figures)
-    for name, found in _figures:
+    for name, found in figures:
         terminalreporter.line(f"{name}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
-    lost = sum(int(found["rows lost"]) for _, found in _figures)
-    twice = sum(int(found["rows twice"]) for _, found in _figures)
+    total, lost, twice = (sum(int(f[key]) for _, f in figures) for key in ("kill points", "rows lost", "rows twice"))
     terminalreporter.line(f"in all: {total} kill points, {lost} rows lost, {twice} rows twice")

@@ -82,6 +82,18 @@ def rows(folder: Path) -> list[str]:
     ]
 
 
+def live(folder: Path, since: float = 0.0) -> list[Path]:
+    """Heartbeats of the trials that are running: those written since a time, for a kill leaves them behind."""
+    found = []
+    for path in folder.glob(f"ray_results/*/*/{artifacts.LIVE}/*.json"):
+        try:
+            if path.stat().st_mtime >= since:
+                found.append(path)
+        except FileNotFoundError:
+            continue
+    return found
+
+
 def finished(folder: Path) -> int:
     count = 0
     for path in folder.glob(f"ray_results/*/*/{artifacts.JOURNALS}/*{journal.SUFFIX}"):

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faults_support import SEARCH, finished, kill, prepare, rows, run, start, the_run
+from faults_support import FEW, SEARCH, finished, kill, live, prepare, rows, run, start, the_run, wait_until
 from tests_support import REPOSITORY
 
 from tune_dd import artifacts, journal
@@ -111,8 +111,11 @@ def test_a_stress_campaign_ends_with_the_unbroken_table(
     options = ["tiny.toml", *SEARCH]
     kills = 0
     while True:
+        began = time.time()
         process = start(tmp_path, *options)
-        deadline = time.monotonic() + draw.uniform(8.0, 14.0)
+        if draw.random() < 0.75:  # else while it starts
+            wait_until(lambda p=process, b=began: p.poll() is not None or live(tmp_path, since=b))
+        deadline = time.monotonic() + draw.uniform(1.0, 6.0)
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         if process.poll() is None:
@@ -147,8 +150,6 @@ def test_a_stress_campaign_ends_with_the_unbroken_table(
 
 @pytest.mark.parametrize("point", ["half_written", "before_rename", "after_rename"])
 def test_a_kill_during_the_final_report_loses_nothing(tmp_path: Path, point: str, report_faults) -> None:
-    from faults_support import FEW
-
     prepare(tmp_path)
     fault = {"kind": "kill_at", "point": point, "file": "model_selection", "once": str(tmp_path / "struck")}
     first = run(tmp_path, "tiny.toml", *FEW, fault=fault)

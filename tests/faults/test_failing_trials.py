@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faults_support import prepare, rows, run, start, the_run, tree, wait_until
+from faults_support import live, prepare, rows, run, start, the_run, tree, wait_until
 
 from tune_dd import artifacts, journal
 
@@ -103,7 +103,7 @@ def test_a_suspended_machine_is_no_hang(tmp_path: Path) -> None:
     """All of the search is stopped for longer than the hang time-out, as when a lid is closed, and goes on."""
     prepare(tmp_path)
     process = start(tmp_path, "tiny.toml", "--device", "cpu", "--readouts", "19200,38400", "--hang-timeout", "5")
-    wait_until(lambda: list(tmp_path.glob(f"ray_results/*/*/{artifacts.LIVE}/*.json")))
+    wait_until(lambda: live(tmp_path))
     pids = list(tree(process.pid))
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

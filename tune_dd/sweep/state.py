@@ -17,6 +17,7 @@ from tune_dd.trial import TrialSpec
 class LiveTrial:
     """A running trial as its last heartbeat told. ``changed``: monotonic time of its last new step."""
 
+    host: str
     pid: int
     step: int
     changed: float
@@ -67,12 +68,12 @@ class SearchState:
         for path in self.run.live.glob("*.json"):
             try:
                 beat = json.loads(path.read_text())
-                pid, step = int(beat["pid"]), int(beat["step"])
+                host, pid, step = str(beat["host"]), int(beat["pid"]), int(beat["step"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # being replaced, or left by a kill: the journal is what counts
             former = self.live.get(path.stem)
             same = former is not None and former.step == step and former.pid == pid
-            live[path.stem] = LiveTrial(pid, step, former.changed if same and former else now)
+            live[path.stem] = LiveTrial(host, pid, step, former.changed if same and former else now)
         self.live = live
 
     @property

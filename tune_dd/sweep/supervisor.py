@@ -12,6 +12,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -215,7 +216,8 @@ class Supervisor:
                 journal.record_crash(self.run.journals, self.state.specs[trial_id], reason, beat.step)
                 with contextlib.suppress(OSError):
                     (self.run.live / f"{trial_id}.json").unlink()
-                    os.kill(beat.pid, signal.SIGKILL)
+                    if beat.host == socket.gethostname():  # on a cluster the pid may be another machine's
+                        os.kill(beat.pid, signal.SIGKILL)
 
     def _stop(self) -> None:
         """After a first signal the running trials save where they are; a second one ends at once."""
