@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -91,7 +92,7 @@ class Progress:
                 model, short_count(unique), short_count(sampled), format_dropout(dropout), f"{loss:.4f}", str(n_trials)
             )
         bar = ProgressBar(total=max(state.steps_planned, 1), completed=state.steps_done, width=60)
-        parts: list[RenderableType] = [Text(self._headline(state, now)), bar]
+        parts: list[RenderableType] = [Text(self._headline(state, now)), Padding(bar, 0)]
         if cells:
             parts += [Text("best so far", style="dim"), table]
         return Group(*parts)
