@@ -134,7 +134,9 @@ def draw_cell(figure: Figure, picture: Picture) -> None:
             ax.plot(ends, [at, at], color=ACCENT, lw=1.6, solid_capstyle="butt", label="95 % interval")
         ax.plot(labels["optimum"], at, "D", color=ACCENT, ms=4.5, label="optimum")
     elif labels["status"] != "no_signal":
-        marker = "<" if labels["status"] == "censored_low" else ">"
+        marker, bound = ("<", labels["high"]) if labels["status"] == "censored_low" else (">", labels["low"])
+        if np.isfinite(bound):
+            ax.plot([bound, labels["grid_optimum"]], [at, at], color=ACCENT, lw=1.6, label="to its 95 % bound")
         ax.plot(labels["grid_optimum"], at, marker, mfc="none", color=ACCENT, ms=6, label="censored")
     ax.set_xlabel(DROPOUT)
     ax.set_ylabel(LOSS)
@@ -169,6 +171,9 @@ def draw_optimum(figure: Figure, picture: Picture) -> None:
                 ax.errorbar(at, rows["dropout"], yerr=reach, fmt=marker, color=colour, ms=4.5, lw=0.8)
             else:
                 shape = {"censored_low": "v", "censored_high": "^"}.get(str(status), "x")
+                if status in ("censored_low", "censored_high"):
+                    bound = rows["low" if status == "censored_high" else "high"]
+                    ax.vlines(at, rows["dropout"], bound, color=colour, lw=0.8)
                 ax.plot(at, rows["dropout"], shape, mfc="none", color=colour, ms=5)
         ax.plot([], [], marker=marker, color=colour, label=count_text(level))
     ax.set_xlabel(f"{UNITS[x]} (tokens)")

@@ -66,12 +66,12 @@ def cell_pictures(fits: Sequence[CellFit]) -> list[Picture]:
 def cell_picture(fit: CellFit) -> Picture:
     """Series of the data: ``seed`` (one loss per seed), ``mean``, ``quadratic`` and ``cubic`` (fitted curves)."""
     where = f"U = {count_text(fit.unique_tokens)}, C = {count_text(fit.sampled_tokens)}"
+    best = optimum_text(fit.status, fit.fitted_optimum, fit.fitted_low, fit.fitted_high, fit.grid_optimum)
     plateau = f"; not shown worse: {fit.plateau[0]:g} to {fit.plateau[-1]:g}" if fit.plateau else ""
     return Picture(
         name=f"cell-{fit.phase}-{fit.model}-U{fit.unique_tokens}-C{fit.sampled_tokens}",
         title=f"{fit.model}, {where}",
-        caption=f"{fit.model}, {where}: {optimum_text(fit.status, fit.fitted_optimum, fit.fitted_low, fit.fitted_high)}"
-        f"{plateau}.",
+        caption=f"{fit.model}, {where}: best dropout: {best}{plateau}.",
         data=pd.DataFrame(cell_rows(fit), columns=["series", "seed", "dropout", "val_loss"]),
         kind="draw_cell",
         labels={
@@ -99,15 +99,22 @@ def cell_rows(fit: CellFit) -> Iterator[tuple[str, int | None, float, float]]:
                 yield name, None, float(dropout), float(loss)
 
 
-def optimum_text(status: str, optimum: float, low: float, high: float) -> str:
-    """An optimum in words, never a censored one as a point."""
-    interval = f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
-    return {
-        "interior": f"best dropout {optimum:.2f}{interval}",
-        "censored_low": "best at the lowest dropout tried (censored)",
-        "censored_high": "best at the highest dropout tried (censored)",
-        "no_signal": "no dropout shown better than another",
-    }[status]
+def optimum_text(status: str, optimum: float, low: float, high: float, edge: float) -> str:
+    """An optimum in words; of a censored one the bound that the interval supports, never the grid's edge.
+
+    Args:
+        status: of the cell, as in model_selection.csv.
+        optimum, low, high: fitted optimum and its 95 % interval, NaN where there is none.
+        edge: the dropout of least mean loss.
+    """
+    if status == "no_signal":
+        return "nothing that stands out"
+    if status == "interior":
+        return f"{optimum:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{optimum:.2f}"
+    word, bound = ("lowest", f"at most {high:.2f}") if status == "censored_low" else ("highest", f"at least {low:.2f}")
+    if not np.isfinite(low):
+        return f"the {word} tried, {edge:.3g} (censored)"
+    return f"{bound} (censored: the {word} tried, {edge:.3g}, did best)"
 
 
 def optimum_pictures(selection: pd.DataFrame, coefficients: Coefficients | None) -> list[Picture]:
@@ -124,7 +131,8 @@ def optimum_pictures(selection: pd.DataFrame, coefficients: Coefficients | None)
                     name=f"optimum-{phase}-{model}-against-{letters[x]}",
                     title=f"{model}: best dropout against {letters[x]}",
                     caption=f"{model}: the best dropout of each cell against {letters[x]}, one colour per "
-                    f"{letters[by]}. Bars: 95 % intervals; hollow triangles: censored; crosses: no signal{law}.",
+                    f"{letters[by]}. Bars: 95 % intervals; hollow triangles: censored, at the highest or lowest rate "
+                    f"tried, the bar reaching to the bound; crosses: no signal{law}.",
                     data=optimum_data(cells, coefficients, x, by),
                     kind="draw_optimum",
                     labels={"x": x, "by": by, "law": coefficients.law if coefficients else None},

@@ -15,7 +15,16 @@ import pandas as pd
 
 from analysis.figures import METRICS, count_text
 from analysis.style import STYLE_SHEET
-from analysis.terminal import STATUS_WORDS, best_text, devices, interval_text, p_text, plateau_text, signed
+from analysis.terminal import (
+    STATUS_WORDS,
+    best_text,
+    devices,
+    interval_text,
+    optimum_interval,
+    p_text,
+    plateau_text,
+    signed,
+)
 from analysis.words import CLASS_WORDS, answer, law_sentence
 
 if TYPE_CHECKING:
@@ -178,7 +187,7 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
             count_text(row["unique_tokens"]),
             count_text(row["sampled_tokens"]),
             best_text(row),
-            interval_text(row["fitted_low"], row["fitted_high"], 2),
+            optimum_interval(row),
             plateau_text(row),
             STATUS_WORDS[row["status"]],
             f"{row['cubic_optimum']:.2f}" if np.isfinite(row["cubic_optimum"]) else "-",
@@ -193,7 +202,8 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
     table = html_table([*headings, "95 % interval"], rows, numeric=len(names), caption=caption)
     about = paragraph(
         "The plateau is the set of dropouts not shown worse than the best one: within one pooled paired standard "
-        "error. An optimum on the edge of the grid is censored: a bound, not a point. The gain is the validation "
+        "error. Where the best rate is the grid's highest or lowest, the optimum is censored: the bound given is the "
+        "end of its 95 % interval that lies inside the grid. The gain is the validation "
         "loss at p = 0 less that at the best other rate, its interval charged for having chosen the best."
     )
     drawn = sum(section == "cells" for section, _, _ in shown)

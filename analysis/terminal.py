@@ -91,7 +91,7 @@ def selection_table(selection: pd.DataFrame, evidence: str, console: Console) ->
             count_text(row["sampled_tokens"]),
             str(row["n_seeds"]),
             best_text(row),
-            interval_text(row["fitted_low"], row["fitted_high"], 2),
+            optimum_interval(row),
             plateau_text(row),
             STATUS_WORDS[row["status"]],
             signed(row["improvement"], 3),
@@ -101,15 +101,26 @@ def selection_table(selection: pd.DataFrame, evidence: str, console: Console) ->
 
 
 def best_text(row: dict[Any, Any]) -> str:
-    """The fitted optimum; for a censored cell the bound that is known, for a flat one nothing."""
+    """The fitted optimum; for a censored cell the bound that its interval supports, for a flat one nothing."""
     if row["status"] == "no_signal":
         return "-"
     if row["status"] == "interior":
         return f"{row['fitted_optimum']:.2f}"
-    edge = float(row["grid_optimum"])
-    if edge == 0:
+    if at_zero(row):
         return "0"  # nothing lies below it
-    return f"{'<=' if row['status'] == 'censored_low' else '>='}{edge:.2f}"
+    sign, bound = ("<=", "fitted_high") if row["status"] == "censored_low" else (">=", "fitted_low")
+    return f"{sign}{row[bound]:.2f}" if np.isfinite(row[bound]) else "-"
+
+
+def at_zero(row: dict[Any, Any]) -> bool:
+    return bool(row["status"] == "censored_low" and row["grid_optimum"] == 0)
+
+
+def optimum_interval(row: dict[Any, Any]) -> str:
+    """The optimum's 95 % interval; none for a censored cell, whose other end nothing bounds."""
+    if str(row["status"]).startswith("censored") and not at_zero(row):
+        return "-"
+    return interval_text(row["fitted_low"], row["fitted_high"], 2)
 
 
 def plateau_text(row: dict[Any, Any]) -> str:

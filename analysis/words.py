@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.figures import count_text
+from analysis.figures import count_text, optimum_text
 
 if TYPE_CHECKING:
     from analysis.coefficients import Coefficients
@@ -62,7 +62,10 @@ def move(cells: pd.DataFrame, column: str, letter: str) -> str:
     a, b = cells.iloc[0], cells.iloc[-1]
     places = [f"{letter} = {count_text(row[column])}" for row in (a, b)]
     if a["status"] == b["status"] and a["status"] != "interior" and best(a) == best(b):
-        return f"stays {optimum(a)} from {places[0]} to {places[1]}"
+        if a["status"] == "no_signal":
+            return f"stays {optimum(a)} from {places[0]} to {places[1]}"
+        end = "highest" if a["status"] == "censored_high" else "lowest"
+        return f"stays at the {end} tried, {best(a):.3g} (censored), from {places[0]} to {places[1]}"
     verb = "does not move clearly:"
     if not (np.isfinite(a["fitted_low"]) and np.isfinite(b["fitted_low"])):
         verb = "falls" if best(b) < best(a) else "rises"
@@ -88,16 +91,9 @@ def best(row: pd.Series) -> float:
 
 
 def optimum(row: pd.Series) -> str:
-    edge = f"{row['grid_optimum']:.2f}" if row["grid_optimum"] else "0"
-    if row["status"] == "censored_low":
-        return f"{edge} (censored: the lowest tried)"
-    if row["status"] == "censored_high":
-        return f"{edge} or more (censored: the highest tried)"
-    if row["status"] == "no_signal":
-        return "nothing that stands out"
-    if not np.isfinite(row["fitted_low"]):
-        return f"{row['fitted_optimum']:.2f}"
-    return f"{row['fitted_optimum']:.2f} [{row['fitted_low']:.2f}, {row['fitted_high']:.2f}]"
+    return optimum_text(
+        row["status"], row["fitted_optimum"], row["fitted_low"], row["fitted_high"], row["grid_optimum"]
+    )
 
 
 def certainty(cells: pd.DataFrame) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.figures import optimum_text
+from analysis.terminal import best_text, optimum_interval
 from analysis.words import answer
 
 
@@ -50,14 +52,29 @@ def test_one_seed_says_that_it_cannot_say_how_sure() -> None:
 
 
 def test_a_censored_end_is_never_a_point() -> None:
-    high = cell(4_000, 0.6, 0.55, 0.6, status="censored_high", grid_optimum=0.6)
+    high = cell(4_000, 0.53, 0.49, 0.55, status="censored_high", grid_optimum=0.6)
     text = answer(cells(high, cell(64_000, 0.1, 0.05, 0.15)))
-    assert "falls from 0.60 or more (censored: the highest tried) at U = 4k" in text
+    assert "falls from at least 0.49 (censored: the highest tried, 0.6, did best) at U = 4k" in text
     assert "1 of 2 cells have their optimum inside the grid (1 at its high end)" in text
     low = [cell(u, 0.0, 0.0, 0.02, status="censored_low", grid_optimum=0.0) for u in (4_000, 64_000)]
-    assert "sampled tokens stays 0 (censored: the lowest tried) from U = 4k to U = 64k" in answer(cells(*low))
+    assert "tokens stays at the lowest tried, 0 (censored), from U = 4k to U = 64k" in answer(cells(*low))
+    unsure = cell(4_000, 0.53, float("nan"), float("nan"), status="censored_high", grid_optimum=0.6)
+    assert "falls from the highest tried, 0.6 (censored) at U = 4k" in answer(cells(unsure, cell(8_000, 0.1, 0, 0.2)))
     flat = cell(4_000, 0.5, 0.45, 0.55, status="no_signal")
     assert "does not move clearly: from nothing that stands out" in answer(cells(flat, cell(64_000, 0.1, 0.05, 0.15)))
+
+
+def test_the_tables_bound_is_the_one_that_the_interval_supports() -> None:
+    low, high = {"fitted_low": 0.02, "fitted_high": 0.07}, {"fitted_low": 0.49, "fitted_high": 0.55}
+    rows: list[dict[Any, Any]] = [
+        {"status": "censored_high", "grid_optimum": 0.6, **high},
+        {"status": "censored_low", "grid_optimum": 0.05, **low},
+        {"status": "censored_low", "grid_optimum": 0.0, **low},
+        {"status": "interior", "grid_optimum": 0.5, "fitted_optimum": 0.52, **high},
+    ]
+    shown = [(best_text(row), optimum_interval(row)) for row in rows]
+    assert shown == [(">=0.49", "-"), ("<=0.07", "-"), ("0", "[0.02, 0.07]"), ("0.52", "[0.49, 0.55]")]
+    assert "at least 0.49" in optimum_text("censored_high", 0.53, 0.49, 0.55, 0.6)
 
 
 def test_one_cell_and_the_stream() -> None:
