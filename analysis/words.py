@@ -17,6 +17,7 @@ CLASS_WORDS = {
     "run": "Run: full scale, but not on mps, the device of the reference study; it is no evidence for that study.",
     "rehearsal": "Rehearsal: pocket scale; it shows that the method works and is no evidence for the reference study.",
 }
+SIGNIFICANT = 0.05
 UNCERTAIN = {
     "censored_low": "at its low end",
     "censored_high": "at its high end",
@@ -112,16 +113,36 @@ def stream_sentence(comparison: pd.DataFrame) -> str:
     if primary.empty:
         return ""
     row = primary.iloc[0]
-    verdict = "is not shown to differ from"
-    if row["high"] < 0:
-        verdict = "ends lower than"
-    elif row["low"] > 0:
-        verdict = "ends higher than"
     baseline = {"best_static": "the best static dropout"}.get(row["baseline"], row["baseline"])
     return (
-        f"On the stream, {row['condition']} {verdict} {baseline}: final validation loss "
-        f"{row['difference']:+.4f} nats per token [{row['low']:+.4f}, {row['high']:+.4f}] over {row['n_pairs']} seeds."
+        f"On the stream, {row['condition']} {verdict(row)} {baseline}: final validation loss "
+        f"{row['difference']:+.4f} nats per token{support(row)}."
     )
+
+
+def verdict(row: pd.Series) -> str:
+    """What a contrast shows. A direction is claimed where the interval and the t test both bear it out."""
+    if not np.isfinite(row["low"]):
+        return "cannot be told from"
+    if t_test(row)[1] < SIGNIFICANT and (row["high"] < 0 or row["low"] > 0):
+        return "ends lower than" if row["high"] < 0 else "ends higher than"
+    return "is not shown to differ from"
+
+
+def t_test(row: pd.Series) -> tuple[str, float]:
+    """The t test that a contrast allows, and its p; Welch where no seed is matched, NaN where there is none."""
+    welch = row.get("method") == "welch"
+    return ("Welch's t", float(row["p_welch"])) if welch else ("paired t", float(row["p_paired_t"]))
+
+
+def support(row: pd.Series) -> str:
+    """How sure a difference is: interval, seeds, test."""
+    seeds = int(row["n_pairs"])
+    name, p = t_test(row)
+    if not np.isfinite(row["low"]):
+        return f" over {seeds} {'seed' if seeds == 1 else 'seeds'}, too few to say how sure this is"
+    over = "no seed matched" if row.get("method") == "welch" else f"{seeds} seeds"
+    return f" [{row['low']:+.4f}, {row['high']:+.4f}] ({over}, {name} p = {p:.3f})"
 
 
 def law_sentence(coefficients: Coefficients) -> str:

@@ -77,11 +77,35 @@ def test_the_tables_bound_is_the_one_that_the_interval_supports() -> None:
     assert "at least 0.49" in optimum_text("censored_high", 0.53, 0.49, 0.55, 0.6)
 
 
+PRIMARY = {"metric": "final_val_loss", "condition": "law", "baseline": "static_0.20", "primary": True}
+PAIRED = {**PRIMARY, "method": "paired", "n_pairs": 5, "difference": -0.057, "p_welch": float("nan")}
+
+
 def test_one_cell_and_the_stream() -> None:
-    row = {"metric": "final_val_loss", "condition": "law", "baseline": "static_0.20", "primary": True, "n_pairs": 5}
-    comparison = pd.DataFrame([{**row, "difference": -0.057, "low": -0.08, "high": -0.03}])
+    comparison = pd.DataFrame([{**PAIRED, "low": -0.08, "high": -0.03, "p_paired_t": 0.004}])
     text = answer(cells(cell(4_000, 0.5, 0.45, 0.55)), comparison)
     assert "at U = 4k unique and C = 262k sampled tokens is 0.50 [0.45, 0.55]" in text
     assert "law ends lower than static_0.20: final validation loss -0.0570 nats per token [-0.0800, -0.0300]" in text
-    assert "is not shown to differ from" in answer(cells(), comparison.assign(high=0.01))
+    assert text.endswith("(5 seeds, paired t p = 0.004).")
+    assert "ends higher than" in answer(cells(), comparison.assign(low=0.01, high=0.02))
     assert answer(cells()) == ""
+
+
+@pytest.mark.parametrize("other", [{"high": 0.01}, {"p_paired_t": 0.08}, {"p_paired_t": float("nan")}])
+def test_a_direction_needs_interval_and_test(other: dict[str, float]) -> None:
+    comparison = pd.DataFrame([{**PAIRED, "low": -0.08, "high": -0.03, "p_paired_t": 0.004, **other}])
+    assert "is not shown to differ from" in answer(cells(), comparison)
+
+
+def test_a_stream_of_one_seed_or_of_unmatched_seeds_prints_no_nan() -> None:
+    nan = float("nan")
+    one = pd.DataFrame([{**PAIRED, "n_pairs": 1, "low": nan, "high": nan, "p_paired_t": nan}])
+    text = answer(cells(), one)
+    assert text == (
+        "On the stream, law cannot be told from static_0.20: final validation loss -0.0570 nats per token "
+        "over 1 seed, too few to say how sure this is."
+    )
+    welch = {**PAIRED, "method": "welch", "n_pairs": 0, "low": -0.1, "high": -0.01, "p_paired_t": nan, "p_welch": 0.02}
+    text = answer(cells(), pd.DataFrame([welch]))
+    assert "law ends lower than static_0.20" in text
+    assert text.endswith("[-0.1000, -0.0100] (no seed matched, Welch's t p = 0.020).")
