@@ -134,7 +134,7 @@ def compute(
     """Every statistic of an experiment; nothing is written."""
     from analysis.optimum import cell_fits, selection_table, summarise
 
-    table, notes = experiment.table, list(experiment.notes)
+    table, notes = experiment.table, [*experiment.notes, *transfers(experiment.configs)]
     summary = summarise(table)
     static, told = calibration_rows(table)
     notes += told
@@ -158,6 +158,17 @@ def compute(
         notes=(*notes, *told),
         folder=folder,
     )
+
+
+def transfers(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for every law that was fitted under another regime or tokenizer than the run it was used in."""
+    return [
+        f"Transfer: the coefficients of condition {law['condition']} were fitted on {law['regime']} under tokenizer "
+        f"{str(law['tokenizer_hash'])[:12]}, not on this text and tokenizer."
+        for config in configs
+        for law in config.get("coefficients", [])
+        if isinstance(law, dict) and law.get("transfer")
+    ]
 
 
 def calibration_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -5,20 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from search_spaces.space import DataIdentity, Setting
 from tune_dd.regimes import ModelSpec, Scale, check_dropouts, check_increasing
-from tune_dd.trial import Stage, TrialSpec, static_condition
+from tune_dd.trial import Stage, TrialSpec, format_dropout, short_count, static_condition
 
-
-@dataclass(frozen=True)
-class DataIdentity:
-    """Content hashes of what the trials are trained and judged on."""
-
-    corpus_hash: str
-    tokenizer_hash: str
-    validation_hash: str
+__all__ = ["DataIdentity", "StaticGrid", "param_space", "readout_steps", "trials"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,31 @@ class StaticGrid:
 
     @classmethod
     def of_scale(cls, scale: Scale) -> StaticGrid:
-        return cls(scale.models, scale.prefixes, scale.readouts, scale.dropouts, scale.seeds)
+        """The calibrate phase's grid."""
+        models = scale.calibration_models or scale.models
+        return cls(models, scale.prefixes, scale.readouts, scale.dropouts, scale.seeds)
+
+    def on_scale(self, scale: Scale) -> Scale:
+        return replace(
+            scale,
+            models=self.models,
+            prefixes=self.prefixes,
+            readouts=self.readouts,
+            dropouts=self.dropouts,
+            seeds=self.seeds,
+            train_tokens=max(scale.train_tokens, self.prefixes[-1]),
+            # The regime's stream and its anchors stay what they are whatever grid is chosen here.
+            stream_prefixes=scale.prefixes_of_stream,
+            stream_steps=scale.steps_of_stream,
+        )
+
+    def described(self) -> list[tuple[str, str]]:
+        return [
+            ("prefixes U", " ".join(short_count(n) for n in self.prefixes) + " tokens"),
+            ("read-outs C", " ".join(short_count(n) for n in self.readouts) + " tokens"),
+            ("dropouts", " ".join(format_dropout(p) for p in self.dropouts)),
+            ("seeds", " ".join(map(str, self.seeds))),
+        ]
 
     def union(self, other: StaticGrid) -> StaticGrid:
         """The grid with the values of both on every axis."""
@@ -69,6 +87,12 @@ class StaticGrid:
             tuple(data["seeds"]),
         )
 
+    @classmethod
+    def trials(cls, spaces: Sequence[StaticGrid], setting: Setting) -> list[TrialSpec]:
+        return trials(
+            spaces, regime=setting.regime, scale_name=setting.scale_name, scale=setting.scale, data=setting.data
+        )
+
 
 def readout_steps(readouts: Sequence[int], tokens_per_step: int) -> tuple[int, ...]:
     """Optimizer steps at which C reaches each read-out, rounded up to a whole step, without repeats."""
@@ -84,6 +108,7 @@ def trials(
     grid adds only what the earlier ones lack: where a combination was read out before, its new trial is
     read out at the new values of C alone, and what is done stays as it is.
     """
+    setting = Setting(regime, scale_name, scale, data)
     covered: dict[tuple[int, ModelSpec, int, float], set[int]] = {}
     specs = []
     for grid in grids:
@@ -95,20 +120,7 @@ def trials(
                 continue
             done.update(new)
             specs.append(
-                TrialSpec(
-                    regime=regime,
-                    scale=scale_name,
-                    corpus_hash=data.corpus_hash,
-                    tokenizer_hash=data.tokenizer_hash,
-                    validation_hash=data.validation_hash,
-                    vocab_size=scale.vocab_size,
-                    model=model,
-                    protocol=scale.protocol,
-                    seed=seed,
-                    condition=static_condition(dropout),
-                    kind="static",
-                    stages=(Stage(prefix, dropout, new),),
-                )
+                setting.trial(model, seed, static_condition(dropout), "static", (Stage(prefix, dropout, new),))
             )
     return specs
 

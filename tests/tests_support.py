@@ -69,3 +69,34 @@ def spec(**changes: Any) -> TrialSpec:
 def row(**changes: Any) -> dict[str, Any]:
     defaults: dict[type, Any] = {int: 1, float: 0.5, str: "x"}
     return {name: defaults[kind] for name, kind in artifacts.COLUMNS.items()} | changes
+
+
+def coefficients(**changes: Any) -> dict[str, Any]:
+    """What coefficients.json holds, of a law that gives the tiny regime's stream the path .41, .13 (about)."""
+    exact = {"A": 0.5, "B": 0.4, "D": 0.0, "C0": -0.4}
+    cells = [
+        {"n_params": 12_672, "unique_tokens": u, "sampled_tokens": c} for u in (400, 800) for c in (640, 1280, 2560)
+    ]
+    return {
+        "schema": 1,
+        "regime": "tiny",
+        "law": "interaction",
+        "coefficients": exact,
+        "intervals": {name: [value - 0.1, value + 0.1] for name, value in exact.items()},
+        "p_min": 0.02,
+        "p_max": 0.65,
+        "rank": 4,
+        "condition_number": 10.0,
+        "n_cells": 6,
+        "rmse": 0.01,
+        "loo_rmse": None,
+        "loo_regret": None,
+        "cells": cells,
+        "tokenizer_hash": "t",
+        "corpus_hash": "c",
+        "discrepancy": 0.0,
+        "draws": [[0.5, 0.4, 0.0, -0.4 + shift] for shift in (-0.02, 0.0, 0.02)],
+        "n_bootstrap": 3,
+        "seed": 0,
+        "notes": [],
+    } | changes

@@ -12,7 +12,10 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import POCKET, REGIMES, SCALES, CorpusSource, ModelSpec, Protocol, Regime, Scale
 
 _TOKEN_FIELDS = ("train_tokens", "validation_tokens", "eval_tokens")
-_TOKEN_LISTS = ("prefixes", "readouts")
+_TOKEN_LISTS = ("prefixes", "readouts", "stream_prefixes")
+_MODEL_LISTS = ("models", "calibration_models", "screen_models")
+_NUMBER_LISTS = ("dropouts", "stream_dropouts")
+_WHOLE_LISTS = ("seeds", "stream_seeds")
 
 
 def parse_tokens(value: str | int, what: str) -> int:
@@ -85,17 +88,26 @@ def _regime(data: dict[str, Any], path: Path) -> Regime:
 
 
 def _scale(fields: dict[str, Any], where: str) -> Scale:
-    names = {f.name for f in dataclasses.fields(Scale)} - {"ours"}
-    _check_keys(fields, names, required=names, where=f"[{where}]")
+    known = {f.name: f for f in dataclasses.fields(Scale) if f.name != "ours"}
+    required = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
+    _check_keys(fields, set(known), required=required, where=f"[{where}]")
     values = dict(fields)
-    for key in _TOKEN_FIELDS:
-        values[key] = parse_tokens(values[key], f"{where}.{key}")
-    for key in _TOKEN_LISTS:
-        values[key] = tuple(parse_tokens(v, f"{where}.{key}") for v in _list(values[key], f"{where}.{key}"))
-    values["models"] = tuple(ModelSpec.parse(m) for m in _strings(values["models"], f"{where}.models"))
-    values["dropouts"] = tuple(_number(v, f"{where}.dropouts") for v in _list(values["dropouts"], f"{where}.dropouts"))
-    values["seeds"] = tuple(_whole(v, f"{where}.seeds") for v in _list(values["seeds"], f"{where}.seeds"))
-    values["vocab_size"] = _whole(values["vocab_size"], f"{where}.vocab_size")
+    for key in fields:
+        what = f"{where}.{key}"
+        if key in _TOKEN_FIELDS:
+            values[key] = parse_tokens(values[key], what)
+        elif key in _TOKEN_LISTS:
+            values[key] = tuple(parse_tokens(v, what) for v in _list(values[key], what))
+        elif key in _MODEL_LISTS:
+            values[key] = tuple(ModelSpec.parse(m) for m in _strings(values[key], what))
+        elif key in _NUMBER_LISTS:
+            values[key] = _numbers(values[key], what)
+        elif key in _WHOLE_LISTS:
+            values[key] = tuple(_whole(v, what) for v in _list(values[key], what))
+        elif key in ("vocab_size", "stream_steps"):
+            values[key] = _whole(values[key], what)
+        elif key == "anchors":
+            values[key] = {name: _numbers(path, f"{what}.{name}") for name, path in _table(values[key], what).items()}
     values["protocol"] = _protocol(_table(values["protocol"], f"{where}.protocol"), f"{where}.protocol")
     return Scale(**values)
 
@@ -142,6 +154,10 @@ def _strings(value: Any, where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise UserError(f"{where} must be a list of strings")
     return value
+
+
+def _numbers(value: Any, where: str) -> tuple[float, ...]:
+    return tuple(_number(v, where) for v in _list(value, where))
 
 
 def _number(value: Any, where: str) -> float:

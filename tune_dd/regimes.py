@@ -134,6 +134,14 @@ class Scale:
         dropouts, seeds: the static grid.
         train_tokens, validation_tokens: what is encoded of each split, at most.
         eval_tokens: tokens of the fixed validation windows behind ``val_loss``.
+        calibration_models: models that the calibrate phase trains; ``models`` if empty. A law that is to
+            hold for other sizes wants at least two.
+        screen_models: the ladder of sizes that the screen phase compares; ``models`` if empty.
+        stream_prefixes: U of each stage of the stream; ``prefixes`` if empty.
+        stream_steps: optimizer steps of a stage; 0 for so many that the stream ends at the last read-out.
+        stream_dropouts: the stream's fixed dropouts; ``dropouts`` if empty.
+        stream_seeds: none of ``seeds``, so that no coefficient was fitted on what it is judged by.
+        anchors: name -> one dropout per stage of the stream, paths written down by hand.
         ours: names of the fields that the reference study leaves open, chosen here.
     """
 
@@ -147,6 +155,13 @@ class Scale:
     train_tokens: int
     validation_tokens: int
     eval_tokens: int
+    calibration_models: tuple[ModelSpec, ...] = ()
+    screen_models: tuple[ModelSpec, ...] = ()
+    stream_prefixes: tuple[int, ...] = ()
+    stream_steps: int = 0
+    stream_dropouts: tuple[float, ...] = ()
+    stream_seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
+    anchors: dict[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
     ours: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -160,14 +175,24 @@ class Scale:
         check_increasing("prefixes", self.prefixes)
         check_increasing("readouts", self.readouts)
         check_dropouts(self.dropouts)
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise UserError(f"seeds {list(self.seeds)} must be distinct, not negative and not empty")
+        check_seeds("seeds", self.seeds)
+        check_seeds("stream_seeds", self.stream_seeds)
+        check_increasing("stream_prefixes", self.prefixes_of_stream)
+        check_dropouts(self.stream_dropouts or self.dropouts)
+        if self.stream_steps < 0:
+            raise UserError(f"stream_steps {self.stream_steps} must not be negative")
+        for name, path in self.anchors.items():
+            if len(path) != len(self.prefixes_of_stream):
+                raise UserError(
+                    f"anchors {name}: {len(path)} values for {len(self.prefixes_of_stream)} stages: give one per prefix"
+                )
         context = self.protocol.context
         if self.prefixes[0] < context + 1:
             raise UserError(f"prefixes: {self.prefixes[0]} tokens do not fill one window of context {context}")
-        if self.train_tokens < self.prefixes[-1]:
+        largest = max(self.prefixes[-1], self.prefixes_of_stream[-1])
+        if self.train_tokens < largest:
             raise UserError(
-                f"train_tokens {self.train_tokens} is less than the largest prefix {self.prefixes[-1]}: "
+                f"train_tokens {self.train_tokens} is less than the largest prefix {largest}: "
                 "raise it or drop that prefix"
             )
         if self.eval_tokens < context or self.eval_tokens > self.validation_tokens:
@@ -175,6 +200,21 @@ class Scale:
                 f"eval_tokens {self.eval_tokens} must lie between the context {context} and "
                 f"validation_tokens {self.validation_tokens}"
             )
+
+    @property
+    def prefixes_of_stream(self) -> tuple[int, ...]:
+        return self.stream_prefixes or self.prefixes
+
+    @property
+    def steps_of_stream(self) -> int:
+        """Optimizer steps of a stage."""
+        stages = len(self.prefixes_of_stream)
+        return self.stream_steps or max(1, self.readouts[-1] // (stages * self.protocol.tokens_per_step))
+
+
+def check_seeds(name: str, values: tuple[int, ...]) -> None:
+    if not values or len(set(values)) != len(values) or min(values) < 0:
+        raise UserError(f"{name} {list(values)} must be distinct, not negative and not empty")
 
 
 def check_increasing(name: str, values: tuple[int, ...]) -> None:
@@ -262,6 +302,12 @@ POCKET = Scale(
     train_tokens=2 * M,
     validation_tokens=200 * K,
     eval_tokens=65_536,
+    calibration_models=(ModelSpec(1, 2, 32), ModelSpec(2, 2, 64)),
+    screen_models=(ModelSpec(1, 2, 32), ModelSpec(2, 2, 64), ModelSpec(3, 4, 96)),
+    stream_prefixes=(4 * K, 8 * K, 16 * K, 32 * K, 64 * K),
+    stream_steps=64,
+    stream_dropouts=(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
+    anchors={"hold_35_then_decay": (0.35, 0.40, 0.34, 0.10, 0.02), "mild_35_to_06": (0.35, 0.30, 0.22, 0.12, 0.06)},
     ours=("everything: a pocket scale is a rehearsal of ours",),
 )
 
@@ -272,11 +318,34 @@ QUICK_SEEDS = (0,)
 # Batch, context and rate are ours: 8,192 tokens a step keeps an epoch over the smallest prefix at some
 # thirty steps, and one rate that needs no end of the run lets one trial feed several cells.
 _FULL_PROTOCOL = Protocol(batch_size=32, context=256, learning_rate=1e-3, warmup_steps=100)
-_FULL_OURS = ("batch_size", "context", "learning_rate", "warmup_steps", "readouts", "dropouts", "eval_tokens")
+_FULL_OURS = (
+    "batch_size",
+    "context",
+    "learning_rate",
+    "warmup_steps",
+    "readouts",
+    "dropouts",
+    "eval_tokens",
+    "calibration_models",
+    "stream_dropouts",
+    "stream_seeds (the study: five)",
+)
 _FULL_DROPOUTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def _full(model: ModelSpec, prefixes: tuple[int, ...], steps_per_stage: int, ours: tuple[str, ...] = ()) -> Scale:
+# The ladder of the reference study; heads and the width of L20 are ours. A size is calibrated beside the
+# next smaller one, which costs less than a larger and tells the law's two pressures apart in P.
+_LADDER = (ModelSpec(8, 8, 256), ModelSpec(12, 8, 320), ModelSpec(16, 8, 384), ModelSpec(20, 8, 448))
+
+
+def _full(
+    model: ModelSpec,
+    prefixes: tuple[int, ...],
+    steps_per_stage: int,
+    *,
+    anchors: dict[str, tuple[float, ...]],
+    ours: tuple[str, ...] = (),
+) -> Scale:
     """A full scale whose static read-outs stand at the ends of the stream's stages."""
     stage = steps_per_stage * _FULL_PROTOCOL.tokens_per_step
     return Scale(
@@ -290,16 +359,35 @@ def _full(model: ModelSpec, prefixes: tuple[int, ...], steps_per_stage: int, our
         train_tokens=5 * M,
         validation_tokens=500 * K,
         eval_tokens=262_144,
+        calibration_models=(_LADDER[_LADDER.index(model) - 1], model),
+        screen_models=_LADDER,
+        stream_steps=steps_per_stage,
+        anchors=anchors,
         ours=_FULL_OURS + ours,
     )
 
+
+# For the regimes whose schedules the study does not print.
+_OUR_ANCHORS: dict[str, tuple[float, ...]] = {
+    "hold_30_then_decay": (0.30, 0.30, 0.10, 0.02),
+    "mild_30_to_08": (0.30, 0.22, 0.14, 0.08),
+}
 
 _OWT = Regime(
     name="owt",
     title="OpenWebText10K",
     corpus=CorpusSource(globs=("data/openwebtext10k/*.parquet",)),
     scales={
-        "full": _full(ModelSpec(16, 8, 384), (250 * K, 500 * K, 1 * M, 2 * M, 4 * M), 1000),
+        "full": _full(
+            ModelSpec(16, 8, 384),
+            (250 * K, 500 * K, 1 * M, 2 * M, 4 * M),
+            1000,
+            anchors={
+                "reference_interaction": (0.39, 0.32, 0.23, 0.14, 0.07),
+                "hold_30_then_decay": (0.30, 0.30, 0.20, 0.10, 0.02),
+                "mild_30_to_08": (0.30, 0.24, 0.18, 0.12, 0.08),
+            },
+        ),
         "pocket": POCKET,
     },
 )
@@ -309,7 +397,16 @@ _TINYSTORIES = Regime(
     title="TinyStories",
     corpus=CorpusSource(globs=("data/tinystories/*.parquet",)),
     scales={
-        "full": _full(ModelSpec(12, 8, 320), (500 * K, 1 * M, 2 * M, 4 * M), 2000),
+        "full": _full(
+            ModelSpec(12, 8, 320),
+            (500 * K, 1 * M, 2 * M, 4 * M),
+            2000,
+            anchors={
+                "reference_interaction": (0.18, 0.14, 0.08, 0.04),
+                "smooth_low": (0.16, 0.11, 0.07, 0.05),
+                "baseabc": (0.25, 0.19, 0.10, 0.02),
+            },
+        ),
         "pocket": POCKET,
     },
 )
@@ -319,7 +416,13 @@ _WIKITEXT103 = Regime(
     title="WikiText-103",
     corpus=CorpusSource(globs=("data/wikitext103_raw/*.parquet",), form="wikitext"),
     scales={
-        "full": _full(ModelSpec(12, 8, 320), (500 * K, 1 * M, 2 * M, 4 * M), 2000, ours=("prefixes", "steps")),
+        "full": _full(
+            ModelSpec(12, 8, 320),
+            (500 * K, 1 * M, 2 * M, 4 * M),
+            2000,
+            anchors=_OUR_ANCHORS,
+            ours=("prefixes", "steps", "anchors"),
+        ),
         "pocket": POCKET,
     },
 )
@@ -329,7 +432,13 @@ _PYDOCS = Regime(
     title="Python docstrings",
     corpus=CorpusSource(kind="pydocs"),
     scales={
-        "full": _full(ModelSpec(12, 8, 320), (500 * K, 1 * M, 2 * M, 4 * M), 2000, ours=("everything",)),
+        "full": _full(
+            ModelSpec(12, 8, 320),
+            (500 * K, 1 * M, 2 * M, 4 * M),
+            2000,
+            anchors=_OUR_ANCHORS,
+            ours=("everything",),
+        ),
         "pocket": POCKET,
     },
 )

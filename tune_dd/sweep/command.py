@@ -12,15 +12,17 @@ from typing import Any
 
 from rich.console import Console
 
-from search_spaces.static_dropout import DataIdentity
+from search_spaces.space import DataIdentity
 from tune_dd import device, journal
 from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
 from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, VALIDATION_SALT, ModelSpec, Scale
 from tune_dd.stream import evaluation_windows
 from tune_dd.sweep import plan as planning
+from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
 from tune_dd.sweep.manage import clean_runs, is_finished, list_runs
-from tune_dd.sweep.options import EVERY, NEWEST, choose_plan, choose_regime, parse, with_chosen
+from tune_dd.sweep.options import EVERY, NEWEST, choose_plan, choose_regime, devices_and_threads, parse
+from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.report import print_plan, print_result
@@ -85,9 +87,11 @@ def _run(search: Search, args: argparse.Namespace, console: Console) -> int:
 
 def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Search | None:
     """Plan a new run, show the plan and create its folder; None after a dry run."""
+    refuse_foreign_options(args, args.phase)
     regime = choose_regime(args)
     device.check_device(args.device or ("cpu" if args.quick else "mps"), regime.name)
-    plan = choose_plan(args, regime)
+    laws = read_laws(args.coefficients or (), regime.name, transfer=args.transfer)
+    plan = choose_plan(args, regime, laws)
     storage = Path(args.storage).absolute()
     cache_folder = _cache_folder(args, plan)
     corpus: Corpus | None = None
@@ -97,6 +101,7 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
         _check_writable(storage)
         corpus = _prepare(plan, cache_folder, use_cached=args.use_cached_data, console=console)
         data = _identity(corpus, plan.scale)
+        laws = check_tokenizer(laws, data.tokenizer_hash, transfer=args.transfer)
     specs = plan.trials(data)
     cost = planning.cost(plan, specs, _measure_steps(plan, specs), keep_weights=args.keep_weights)
     print_plan(console, plan, cost, corpus=corpus, cache_folder=cache_folder, storage=storage)
@@ -110,8 +115,11 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
         cache_folder=cache_folder,
         manifest=corpus.manifest,
         device_name=device.device_name(device.open_device(plan.device, plan.n_threads)),
+        more={"coefficients": [law.record() for law in laws]} if laws else {},
     )
     run = new_folder(storage, regime.name, plan.phase, plan.scale_name)
+    if laws:
+        write_predictions(run.path, laws, plan.grids[0], plan.scale.vocab_size, plan.scale.protocol)
     run.write_config(config)
     console.print(f"run: {shown_path(run.path)}", highlight=False, soft_wrap=True)
     return Search(run, config, plan, specs)
@@ -135,8 +143,9 @@ def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console:
         console.print(mended, style="yellow", highlight=False, markup=False, soft_wrap=True)
     config = run.config()
     plan, specs = planning.from_config(config, run.path)
+    refuse_foreign_options(args, plan.phase)
     if args.extend:
-        larger = with_chosen(plan.grids[-1], args)
+        larger = PHASES[plan.phase].change(plan.grids[-1], args)
         plan, config = planning.extended(config, plan, larger, _command_line(argv))
         specs = plan.trials(planning.identity(config))
     else:
@@ -213,39 +222,16 @@ def _command_line(argv: list[str]) -> str:
 
 def _refuse_changes(args: argparse.Namespace, plan: Plan, run: RunFolder) -> None:
     """A resumed run keeps its plan: say what the options would have changed."""
-    asked_names = ("models", "prefixes", "readouts", "dropouts", "seeds", "scale", "device", "devices")
-    asked = [f"--{name} {getattr(args, name)}" for name in asked_names if getattr(args, name) is not None]
-    if not asked and (args.regime is None or not args.quick):
-        return
-    wanted = choose_plan(_with_stored(args, plan), plan.regime)
-    stored, new = _described(plan), _described(wanted)
-    changed = planning.differences(stored, new)
+    stored = plan.grids[0].to_dict() | {"scale": plan.scale_name, "device": plan.device, "devices": plan.n_devices}
+    wanted = PHASES[plan.phase].change(plan.grids[0], args).to_dict()
+    wanted |= {"scale": args.scale, "device": args.device}
+    if args.devices is not None:
+        wanted["devices"], _ = devices_and_threads(args.device or plan.device, args.devices)
+    changed = planning.differences(stored, wanted)
     if changed:
         raise UserError(
             f"{run.path} has another plan ({'; '.join(changed)}): leave those options out, or start a new run"
         )
-
-
-def _with_stored(args: argparse.Namespace, plan: Plan) -> argparse.Namespace:
-    """The options, with the stored plan's values where none was given."""
-    grid = plan.grids[0]
-    stored = {
-        "models": ",".join(m.name for m in grid.models),
-        "prefixes": ",".join(map(str, grid.prefixes)),
-        "readouts": ",".join(map(str, grid.readouts)),
-        "dropouts": ",".join(map(repr, grid.dropouts)),
-        "seeds": ",".join(map(str, grid.seeds)),
-        "scale": plan.scale_name,
-        "device": plan.device,
-        "devices": plan.n_devices,
-    }
-    filled = {name: value for name, value in stored.items() if getattr(args, name) is None}
-    return argparse.Namespace(**{**vars(args), **filled, "quick": False})
-
-
-def _described(plan: Plan) -> dict[str, Any]:
-    described: dict[str, Any] = dict(plan.grids[0].to_dict())
-    return described | {"scale": plan.scale_name, "device": plan.device, "devices": plan.n_devices}
 
 
 def _cache_folder(args: argparse.Namespace, plan: Plan) -> Path:

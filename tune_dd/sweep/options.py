@@ -1,23 +1,24 @@
-"""The command line: options, and how they choose a regime, a scale and a grid."""
+"""The command line: options, and how they choose a regime, a scale and a search space."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from search_spaces.static_dropout import StaticGrid
 from tune_dd.device import DEVICES
 from tune_dd.errors import UserError
-from tune_dd.regime_file import parse_tokens, resolve_regime
-from tune_dd.regimes import QUICK_DROPOUTS, QUICK_SEEDS, REGIMES, SCALES, ModelSpec, Regime, check_dropouts
-from tune_dd.sweep.plan import Plan, scale_with_grid
+from tune_dd.regime_file import resolve_regime
+from tune_dd.regimes import REGIMES, SCALES, Regime
+from tune_dd.sweep.frozen_law import FrozenLaw
+from tune_dd.sweep.phases import PHASES
+from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.runs import DEFAULT_STORAGE
 
-PHASES = ("calibrate",)
-LATER_PHASES = ("screen", "confirm", "stream", "search", "all")
+LATER_PHASES = ("screen", "confirm", "search", "all")
 NEWEST = "newest"
 EVERY = "every"
 
@@ -25,6 +26,7 @@ EXAMPLES = """examples:
   python -m tune_dd.sweep --quick                     24 trials on the embedded corpus, cpu, some two minutes
   python -m tune_dd.sweep owt --dry-run --device cpu  what the full search would cost here
   python -m tune_dd.sweep tinystories --scale pocket --device cpu --corpus-glob 'stories/*.parquet'
+  python -m tune_dd.sweep pydocs --phase stream --scale pocket --device cpu --coefficients CALIBRATE_RUN
   python -m tune_dd.sweep owt --resume                go on with the newest unfinished search
 """
 
@@ -43,7 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("regime", nargs="?", help=f"{', '.join(REGIMES)}, or the path of a .toml regime")
     search = parser.add_argument_group("what is searched")
-    search.add_argument("--phase", default="calibrate", help="calibrate (the static-dropout grid)")
+    search.add_argument(
+        "--phase", default="calibrate", help="; ".join(f"{name}: {phase.help}" for name, phase in PHASES.items())
+    )
     search.add_argument("--scale", choices=SCALES, help="full (default), or pocket: a rehearsal in minutes")
     search.add_argument("--quick", action="store_true", help="pocket scale, cpu, 24 trials; the embedded corpus")
     search.add_argument("--models", help="e.g. L12_H8_D320,L16_H8_D384 (layers, heads, width)")
@@ -51,6 +55,22 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--readouts", help="values of C in tokens at which a trial is read out, e.g. 8M,16M")
     search.add_argument("--dropouts", help="e.g. 0,0.1,0.2,0.3")
     search.add_argument("--seeds", help="e.g. 0,1,2")
+    stream = parser.add_argument_group("the stream")
+    stream.add_argument(
+        "--coefficients",
+        action="append",
+        metavar="FILE|RUN",
+        help="the law, frozen: a coefficients.json or the calibrate run that has one; again for further laws. "
+        "With --phase calibrate: write down what the law predicts for a run that it was not fitted on",
+    )
+    stream.add_argument("--transfer", action="store_true", help="the law may be of another regime or tokenizer")
+    stream.add_argument("--stage-steps", type=int, metavar="N", help="optimizer steps of each stage")
+    stream.add_argument(
+        "--anchors",
+        action="append",
+        metavar="[NAME=]P,P,...",
+        help="a path by hand, a dropout per stage, beside the regime's own; again for further ones",
+    )
     text = parser.add_argument_group("the text")
     text.add_argument("--corpus", metavar="PATH", help="a file, or a folder of files")
     text.add_argument("--corpus-glob", metavar="GLOB", help="files by pattern, e.g. 'texts/*.parquet'")
@@ -85,7 +105,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     args = build_parser().parse_args(argv)
     if args.phase in LATER_PHASES:
-        raise UserError(f"--phase {args.phase} is not in this version: use --phase calibrate")
+        raise UserError(f"--phase {args.phase} is not in this version: use --phase {' or '.join(PHASES)}")
     if args.phase not in PHASES:
         raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join(PHASES)}")
     if args.devices is not None and args.devices < 1:
@@ -101,6 +121,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     needs_regime = NEWEST in (args.resume, args.extend) or not (args.resume or args.extend or args.list or args.clean)
     if args.regime is None and not args.quick and needs_regime:
         raise UserError(f"name a regime: {', '.join(REGIMES)} or a .toml file; or try --quick")
+    if args.transfer and not args.coefficients:
+        raise UserError("--transfer is about a law fitted elsewhere: name it with --coefficients")
+    if args.coefficients and args.resume:
+        raise UserError("--coefficients: a resumed run keeps the law that it was begun with; leave it out")
     return args
 
 
@@ -124,44 +148,32 @@ def choose_regime(args: argparse.Namespace) -> Regime:
     return replace(regime, corpus=corpus)
 
 
-def choose_plan(args: argparse.Namespace, regime: Regime) -> Plan:
+def scale_name(args: argparse.Namespace) -> str:
+    return args.scale or ("pocket" if args.quick else "full")
+
+
+def choose_plan(args: argparse.Namespace, regime: Regime, laws: Sequence[FrozenLaw] = ()) -> Plan:
     """The plan of a new run.
 
     Raises:
         UserError: an option's value is wrong; the option is named.
     """
-    scale_name = args.scale or ("pocket" if args.quick else "full")
-    if args.quick and scale_name != "pocket":
+    if args.quick and scale_name(args) != "pocket":
         raise UserError("--quick is the pocket scale: leave --scale out")
-    scale = regime.scale(scale_name)
+    scale = regime.scale(scale_name(args))
     device = args.device or ("cpu" if args.quick else "mps")
-    grid = StaticGrid.of_scale(scale)
-    if args.quick:
-        grid = replace(grid, dropouts=QUICK_DROPOUTS, seeds=QUICK_SEEDS)
-    grid = with_chosen(grid, args)
+    space = PHASES[args.phase].choose(args, scale, laws)
     n_devices, n_threads = devices_and_threads(device, args.devices)
     return Plan(
         regime=regime,
         phase=args.phase,
-        scale_name=scale_name,
-        scale=scale_with_grid(scale, grid),
-        grids=(grid,),
+        scale_name=scale_name(args),
+        scale=space.on_scale(scale),
+        grids=(space,),
         device=device,
         n_devices=n_devices,
         n_threads=n_threads,
     )
-
-
-def with_chosen(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
-    """The grid with the values that the options give; an axis without an option stays."""
-    chosen: dict[str, Any] = {
-        "models": _models(args.models),
-        "prefixes": _tokens(args.prefixes, "--prefixes"),
-        "readouts": _tokens(args.readouts, "--readouts"),
-        "dropouts": _dropouts(args.dropouts),
-        "seeds": _seeds(args.seeds),
-    }
-    return replace(grid, **{name: values for name, values in chosen.items() if values is not None})
 
 
 def devices_and_threads(device: str, asked: int | None) -> tuple[int, int]:
@@ -183,48 +195,3 @@ def devices_and_threads(device: str, asked: int | None) -> tuple[int, int]:
     if n_devices > count:
         raise UserError(f"--devices {n_devices}: this machine has {count} cuda devices")
     return n_devices, max(1, cores // max(n_devices, 1))
-
-
-def _items(text: str | None, option: str) -> list[str] | None:
-    if text is None:
-        return None
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    if not items:
-        raise UserError(f"{option} is empty: give values separated by commas")
-    return items
-
-
-def _tokens(text: str | None, option: str) -> tuple[int, ...] | None:
-    items = _items(text, option)
-    if items is None:
-        return None
-    values = tuple(parse_tokens(item, option) for item in items)
-    if list(values) != sorted(set(values)):
-        raise UserError(f"{option} {text}: the values must increase")
-    return values
-
-
-def _dropouts(text: str | None) -> tuple[float, ...] | None:
-    items = _items(text, "--dropouts")
-    if items is None:
-        return None
-    try:
-        values = tuple(float(item) for item in items)
-    except ValueError:
-        raise UserError(f"--dropouts {text}: give numbers such as 0,0.1,0.3") from None
-    check_dropouts(values)
-    return tuple(sorted(values))
-
-
-def _seeds(text: str | None) -> tuple[int, ...] | None:
-    items = _items(text, "--seeds")
-    if items is None:
-        return None
-    if not all(item.isdigit() for item in items) or len(set(items)) != len(items):
-        raise UserError(f"--seeds {text}: give distinct whole numbers such as 0,1,2")
-    return tuple(int(item) for item in items)
-
-
-def _models(text: str | None) -> tuple[ModelSpec, ...] | None:
-    items = _items(text, "--models")
-    return None if items is None else tuple(ModelSpec.parse(item) for item in items)

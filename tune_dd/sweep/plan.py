@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import tune_dd
-from search_spaces.static_dropout import DataIdentity, StaticGrid, trials
+from search_spaces.locked_stream import StreamGrid
+from search_spaces.space import DataIdentity, Setting, Space
+from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource, ModelSpec, Protocol, Regime, Scale, evidence_class
@@ -31,25 +33,27 @@ _TOKEN_BYTES = 2
 # A forward pass against a training step, which is one forward and a backward of twice its work.
 _FORWARD_SHARE = 1 / 3
 
+# The search space of each phase.
+SPACES: dict[str, type[Space]] = {"calibrate": StaticGrid, "stream": StreamGrid}
+
 
 @dataclass(frozen=True)
 class Plan:
-    """A search as it will be run. ``grids`` has more than one entry once a run was extended."""
+    """A search as it will be run. ``grids``: the spaces searched, more than one once a run was extended."""
 
     regime: Regime
     phase: str
     scale_name: str
     scale: Scale
-    grids: tuple[StaticGrid, ...]
+    grids: tuple[Space, ...]
     device: str
     n_devices: int
     n_threads: int
 
     def trials(self, data: DataIdentity) -> tuple[TrialSpec, ...]:
         """All trials in the order they are run."""
-        return tuple(
-            trials(self.grids, regime=self.regime.name, scale_name=self.scale_name, scale=self.scale, data=data)
-        )
+        setting = Setting(self.regime.name, self.scale_name, self.scale, data)
+        return tuple(SPACES[self.phase].trials(self.grids, setting))
 
 
 def plan_hash(specs: tuple[TrialSpec, ...]) -> str:
@@ -66,8 +70,9 @@ def to_config(
     cache_folder: Path,
     manifest: dict[str, Any],
     device_name: str,
+    more: dict[str, Any],
 ) -> dict[str, Any]:
-    """config.json of a new run."""
+    """config.json of a new run; ``more`` is what its phase records besides."""
     return {
         "schema": artifacts.SCHEMA,
         "version": tune_dd.__version__,
@@ -95,6 +100,7 @@ def to_config(
         "platform": platform.platform(),
         "git_commit": _git_commit(),
         "attribution": ATTRIBUTION,
+        **more,
     }
 
 
@@ -118,7 +124,7 @@ def from_config(config: dict[str, Any], where: Path) -> tuple[Plan, tuple[TrialS
             phase=config["phase"],
             scale_name=config["scale_name"],
             scale=scale,
-            grids=tuple(StaticGrid.from_dict(grid) for grid in config["grids"]),
+            grids=tuple(SPACES[config["phase"]].from_dict(grid) for grid in config["grids"]),
             device=config["device"]["name"],
             n_devices=config["device"]["n_devices"],
             n_threads=config["device"]["n_threads"],
@@ -135,7 +141,7 @@ def from_config(config: dict[str, Any], where: Path) -> tuple[Plan, tuple[TrialS
     return plan, specs
 
 
-def extended(config: dict[str, Any], plan: Plan, more: StaticGrid, command: str) -> tuple[Plan, dict[str, Any]]:
+def extended(config: dict[str, Any], plan: Plan, more: Space, command: str) -> tuple[Plan, dict[str, Any]]:
     """The plan with another grid's values added on every axis, and the config that holds it.
 
     What the run was begun with stays: its run_id, its first grid and the trials that are done.
@@ -145,7 +151,10 @@ def extended(config: dict[str, Any], plan: Plan, more: StaticGrid, command: str)
     """
     grid = plan.grids[-1].union(more)
     if grid == plan.grids[-1]:
-        raise UserError("--extend adds nothing: name new --seeds, --dropouts, --prefixes, --readouts or --models")
+        raise UserError(
+            "--extend adds nothing: name new --seeds or --dropouts; of a grid also --prefixes, --readouts or "
+            "--models, of a stream --anchors"
+        )
     if grid.prefixes[-1] > plan.scale.train_tokens:
         raise UserError(
             f"--prefixes {grid.prefixes[-1]}: the run's text was encoded to {plan.scale.train_tokens} tokens, so a "
@@ -172,22 +181,11 @@ def identity(config: dict[str, Any]) -> DataIdentity:
     return DataIdentity(data["corpus_hash"], data["tokenizer_hash"], data["validation_hash"])
 
 
-def scale_with_grid(scale: Scale, grid: StaticGrid) -> Scale:
-    """The scale with the grid that the options chose, so that it validates as a whole."""
-    return replace(
-        scale,
-        models=grid.models,
-        prefixes=grid.prefixes,
-        readouts=grid.readouts,
-        dropouts=grid.dropouts,
-        seeds=grid.seeds,
-        train_tokens=max(scale.train_tokens, grid.prefixes[-1]),
-    )
-
-
 def _scale_from_dict(data: dict[str, Any]) -> Scale:
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    fields["models"] = tuple(ModelSpec(**model) for model in data["models"])
+    for name in ("models", "calibration_models", "screen_models"):
+        fields[name] = tuple(ModelSpec(**model) for model in data.get(name, ()))
+    fields["anchors"] = {name: tuple(path) for name, path in data.get("anchors", {}).items()}
     fields["protocol"] = Protocol.from_dict(data["protocol"])
     return Scale(**fields)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_dd.sweep.state import SearchState
-from tune_dd.trial import format_dropout, short_count
+from tune_dd.trial import short_count
 
 _LINE_SECONDS = 60.0
 _MAX_CELLS = 24  # rows of the live table; the report has them all
@@ -61,10 +61,7 @@ class Progress:
             tail = ""
             if best:
                 _, unique, sampled, dropout, loss, _ = best[-1]
-                tail = (
-                    f"; best so far at U {short_count(unique)}, C {short_count(sampled)}: "
-                    f"p {format_dropout(dropout)} ({loss:.4f})"
-                )
+                tail = f"; best so far at U {short_count(unique)}, C {short_count(sampled)}: p {dropout} ({loss:.4f})"
             self._console.print(self._headline(state, now) + tail, highlight=False, markup=False, soft_wrap=True)
 
     def _headline(self, state: SearchState, now: float) -> str:
@@ -88,9 +85,7 @@ class Progress:
             table.add_column(name, justify="left" if name == "model" else "right")
         cells = state.best_per_cell()
         for model, unique, sampled, dropout, loss, n_trials in cells[-_MAX_CELLS:]:
-            table.add_row(
-                model, short_count(unique), short_count(sampled), format_dropout(dropout), f"{loss:.4f}", str(n_trials)
-            )
+            table.add_row(model, short_count(unique), short_count(sampled), dropout, f"{loss:.4f}", str(n_trials))
         bar = ProgressBar(total=max(state.steps_planned, 1), completed=state.steps_done, width=60)
         parts: list[RenderableType] = [Text(self._headline(state, now)), Padding(bar, 0)]
         if cells:

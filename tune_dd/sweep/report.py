@@ -5,19 +5,23 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from tune_dd import artifacts, journal
 from tune_dd.corpus import Corpus
 from tune_dd.regimes import evidence_class
+from tune_dd.sweep.options import choose_regime, parse, scale_name
 from tune_dd.sweep.plan import Cost, Plan
 from tune_dd.sweep.progress import format_seconds
-from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
+from tune_dd.sweep.runs import DEFAULT_STORAGE, RunFolder, resume_command, shown_path
 from tune_dd.sweep.supervisor import Outcome
-from tune_dd.trial import TrialSpec, format_dropout, short_count
+from tune_dd.trial import TrialSpec, short_count
+
+if TYPE_CHECKING:
+    from analysis.report import Analysis
 
 _OVERLAP_WARNING = 0.01
 _CLASS_MEANING = {
@@ -40,12 +44,7 @@ def print_plan(
     for model in sorted({m for grid in plan.grids for m in grid.models}, key=lambda m: m.n_params(scale.vocab_size)):
         rows.append(("model", f"{model.name}, {model.n_params(scale.vocab_size):,} parameters"))
     for grid in plan.grids:
-        rows += [
-            ("prefixes U", " ".join(short_count(n) for n in grid.prefixes) + " tokens"),
-            ("read-outs C", " ".join(short_count(n) for n in grid.readouts) + " tokens"),
-            ("dropouts", " ".join(format_dropout(p) for p in grid.dropouts)),
-            ("seeds", " ".join(map(str, grid.seeds))),
-        ]
+        rows += grid.described()
     rows += [
         ("device", f"{plan.device}, {plan.n_devices} trial(s) at a time, {plan.n_threads} thread(s) each"),
         ("trials", f"{cost.n_trials:,} trials, {cost.n_rows:,} result rows, {cost.steps:,} optimizer steps"),
@@ -93,13 +92,15 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
 
     write_ledger(run, specs, outcome, None)
     result = analysis.report.compute(load_experiment([run.path]), run.path)
-    write_ledger(run, specs, outcome, result.selection)
+    write_ledger(run, specs, outcome, result)
     # The page shows the ledger, so it is read again before the page is written.
     result = analysis.report.write(replace(result, experiment=load_experiment([run.path])))
     analysis.report.print_tables(result, console)
     console.print(f"files: {shown_path(run.path)}", highlight=False, soft_wrap=True)
     if outcome.crashed:
         following = f"{resume_command(run)} --retry-crashed"
+    elif plan.phase == "calibrate" and result.coefficients is not None:
+        following = f"{stream_command(run)}    (does the law beat the best fixed dropout?)"
     elif plan.scale_name == "pocket":
         following = f"python -m tune_dd.sweep {plan.regime.name} --dry-run    (what the full search would cost)"
     else:
@@ -107,18 +108,30 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
     console.print(f"next: {following}", highlight=False, soft_wrap=True)
 
 
-def write_ledger(
-    run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome, selection: pd.DataFrame | None
-) -> None:
+def stream_command(run: RunFolder) -> str:
+    """The command of the stream phase on the text and device of a calibrate run."""
+    args = parse(shlex.split(run.config()["command"])[3:])
+    words = ["python", "-m", "tune_dd.sweep", choose_regime(args).name if args.regime is None else args.regime]
+    words += ["--phase", "stream", "--scale", scale_name(args), "--device", run.config()["device"]["name"]]
+    for option in ("corpus", "corpus_glob", "column", "cache_dir", "devices"):
+        if getattr(args, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    words += ["--use-cached-data"] if args.use_cached_data else []
+    words += ["--storage", args.storage] if Path(args.storage) != DEFAULT_STORAGE else []
+    return shlex.join([*words, "--coefficients", shown_path(run.path)])
+
+
+def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome, result: Analysis | None) -> None:
     """results.tsv, a line per trial.
 
-    ``keep``: the trial's dropout lies on the plateau of a cell that it feeds; ``discard``: on none;
-    ``crash``: it crashed, and the description says why.
+    ``keep``: the trial's dropout lies on the plateau of a cell that it feeds, or its schedule ends no higher
+    than the best fixed dropout; ``discard``: neither; ``crash``: it crashed, and the description says why.
     """
     lines = ["trial\tval_bpb\tmemory_gb\tstatus\tdescription"]
     for spec in specs:
         stage = spec.stages[0]
-        what = f"{spec.model.name} U={short_count(stage.unique_tokens)} {spec.condition} seed {spec.seed}"
+        place = f"U={short_count(stage.unique_tokens)}" if len(spec.stages) == 1 else "stream"
+        what = f"{spec.model.name} {place} {spec.condition} seed {spec.seed}"
         if spec.trial_id in outcome.crashed:
             reason = outcome.crashed[spec.trial_id].replace("\t", " ")
             lines.append(f"{spec.name}\t0.000000\t0.0\tcrash\t{what}: {reason}")
@@ -129,14 +142,21 @@ def write_ledger(
             continue
         if not rows:
             continue
-        status = "keep" if selection is None or _on_a_plateau(spec, selection) else "discard"
+        status = "keep" if result is None or _is_worth_keeping(spec, result) else "discard"
         last = rows[-1]
         lines.append(f"{spec.name}\t{last['val_bpb']:.6f}\t{last['peak_memory_bytes'] / 1e9:.1f}\t{status}\t{what}")
     artifacts.write_text_atomic(run.path / artifacts.LEDGER, "\n".join(lines) + "\n")
 
 
-def _on_a_plateau(spec: TrialSpec, selection: pd.DataFrame) -> bool:
+def _is_worth_keeping(spec: TrialSpec, result: Analysis) -> bool:
     stage = spec.stages[0]
-    cells = selection[(selection["model"] == spec.model.name) & (selection["unique_tokens"] == stage.unique_tokens)]
+    if len(spec.stages) > 1:
+        if result.comparison is None:
+            return True
+        rows = result.comparison
+        final = rows[(rows["metric"] == "final_val_loss") & (rows["condition"] == spec.condition)]
+        return bool((final["difference"].iloc[:1] <= 0).any())  # the first is the one against the best static
+    cells = result.selection
+    cells = cells[(cells["model"] == spec.model.name) & (cells["unique_tokens"] == stage.unique_tokens)]
     on = (cells["plateau_low"] <= stage.dropout) & (stage.dropout <= cells["plateau_high"])
     return bool(on.any())

@@ -10,7 +10,7 @@ from typing import Any
 
 from tune_dd import artifacts, journal
 from tune_dd.sweep.runs import RunFolder
-from tune_dd.trial import TrialSpec
+from tune_dd.trial import TrialSpec, format_dropout
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,22 @@ class SearchState:
                     lines.append(json.dumps({"trial_id": trial_id, "step": step, "train_loss": loss}) + "\n")
         artifacts.write_text_atomic(self.run.path / artifacts.TRACE, "".join(lines))
 
-    def best_per_cell(self) -> list[tuple[str, int, int, float, float, int]]:
-        """(model, U, C, dropout, mean val_loss, trials) of the lowest mean so far in each cell.
+    def best_per_cell(self) -> list[tuple[str, int, int, str, float, int]]:
+        """(model, U, C, dropout or schedule, mean val_loss, trials) of the lowest mean so far in each cell.
 
-        A cell's dropouts are compared on the seeds that all of its tried dropouts share.
+        A cell's conditions are compared on the seeds that all that were tried share.
         """
-        cells: dict[tuple[str, int, int], dict[float, dict[int, float]]] = {}
+        cells: dict[tuple[str, int, int], dict[str, dict[int, float]]] = {}
         for row in self.rows():
             key = (row["model"], row["unique_tokens"], row["sampled_tokens"])
-            cells.setdefault(key, {}).setdefault(row["dropout"], {})[row["seed"]] = row["val_loss"]
+            name = format_dropout(row["dropout"]) if row["kind"] == "static" else row["condition"]
+            cells.setdefault(key, {}).setdefault(name, {})[row["seed"]] = row["val_loss"]
         best = []
-        for (model, unique, sampled), by_dropout in sorted(cells.items()):
-            shared = set.intersection(*(set(seeds) for seeds in by_dropout.values()))
-            means = {p: sum(seeds[s] for s in shared) / len(shared) for p, seeds in by_dropout.items() if shared}
+        for (model, unique, sampled), tried in sorted(cells.items()):
+            shared = set.intersection(*(set(seeds) for seeds in tried.values()))
+            means = {name: sum(seeds[s] for s in shared) / len(shared) for name, seeds in tried.items() if shared}
             if means:
-                dropout = min(means, key=lambda p: means[p])
-                n_trials = sum(len(seeds) for seeds in by_dropout.values())
-                best.append((model, unique, sampled, dropout, means[dropout], n_trials))
+                name = min(means, key=lambda n: means[n])
+                n_trials = sum(len(seeds) for seeds in tried.values())
+                best.append((model, unique, sampled, name, means[name], n_trials))
         return best

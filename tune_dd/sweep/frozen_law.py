@@ -1,0 +1,198 @@
+"""Coefficients fitted elsewhere, frozen for a run: read, checked, recorded, and what they predict for it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.companions import PREDICTIONS
+from search_spaces.locked_stream import StreamGrid
+from search_spaces.space import Space
+from search_spaces.static_dropout import StaticGrid, readout_steps
+from tune_dd import artifacts
+from tune_dd.errors import UserError
+from tune_dd.regimes import ModelSpec, Protocol
+from tune_dd.schedule import Schedule, law_path
+
+if TYPE_CHECKING:
+    from analysis.coefficients import Coefficients
+
+LAW = "law"  # the condition of the first law, which the primary contrast is about
+
+
+@dataclass(frozen=True)
+class FrozenLaw:
+    """One coefficients.json.
+
+    Attributes:
+        source: the file as named.
+        sha256: of its bytes.
+        condition: what its schedule is called.
+        transfer: whether it was fitted under another regime or tokenizer, as ``--transfer`` allows.
+    """
+
+    source: str
+    sha256: str
+    coefficients: Coefficients
+    condition: str
+    transfer: bool = False
+
+    def path(self, model: ModelSpec, vocab_size: int, prefixes: Sequence[int], sampled: Sequence[int]) -> Schedule:
+        """The law's schedule for a stream."""
+        fitted = self.coefficients
+        return law_path(
+            fitted.coefficients,
+            model.n_params(vocab_size),
+            prefixes,
+            sampled,
+            law=fitted.law,
+            p_min=fitted.p_min,
+            p_max=fitted.p_max,
+            condition=self.condition,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What config.json keeps of it."""
+        fitted = self.coefficients
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "condition": self.condition,
+            "transfer": self.transfer,
+            "regime": fitted.regime,
+            "tokenizer_hash": fitted.tokenizer_hash,
+            "law": fitted.law,
+            "coefficients": fitted.coefficients,
+            "p_min": fitted.p_min,
+            "p_max": fitted.p_max,
+        }
+
+
+def read_laws(sources: Sequence[str], regime: str, *, transfer: bool) -> tuple[FrozenLaw, ...]:
+    """Read each coefficients.json, given as a file or as the run that holds one.
+
+    The first is the condition ``law``, each other one ``law_<form>``.
+
+    Raises:
+        UserError: a file is missing or damaged, or of another regime while ``transfer`` is not set.
+    """
+    from analysis.advise import read_coefficients  # imported where it is needed: it takes a second
+
+    laws: list[FrozenLaw] = []
+    for source in sources:
+        path = Path(source)
+        file = path / "coefficients.json" if path.is_dir() else path
+        fitted = read_coefficients(file)
+        if fitted.regime != regime and not transfer:
+            raise UserError(
+                f"{file} was fitted on the regime {fitted.regime}, not {regime}: fit it there, or add --transfer if "
+                "that is what you mean to test"
+            )
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        condition = f"{LAW}_{fitted.law}" if laws else LAW
+        laws.append(FrozenLaw(source, digest, fitted, condition, fitted.regime != regime))
+    return tuple(laws)
+
+
+def check_tokenizer(laws: Sequence[FrozenLaw], tokenizer_hash: str, *, transfer: bool) -> tuple[FrozenLaw, ...]:
+    """The laws, marked as transferred where the tokenizer is another.
+
+    Raises:
+        UserError: it is, and ``transfer`` is not set.
+    """
+    checked = []
+    for law in laws:
+        other = law.coefficients.tokenizer_hash != tokenizer_hash
+        if other and not transfer:
+            raise UserError(
+                f"{law.source} was fitted under another tokenizer (hash {law.coefficients.tokenizer_hash[:12]}, here "
+                f"{tokenizer_hash[:12]}): fit it on this text and vocabulary, or add --transfer if you mean it"
+            )
+        checked.append(FrozenLaw(law.source, law.sha256, law.coefficients, law.condition, law.transfer or other))
+    return tuple(checked)
+
+
+def write_predictions(
+    folder: Path, laws: Sequence[FrozenLaw], space: Space, vocab_size: int, protocol: Protocol
+) -> None:
+    """predictions.json: what the laws say of a run that has not begun.
+
+    The dropout of every stage or cell with its 95 % interval (of the law's value), and for a stream which
+    way its contrasts will go. The report sets it beside what came out.
+    """
+    if not isinstance(space, StreamGrid | StaticGrid):
+        raise TypeError(f"no law predicts a {type(space).__name__}")
+    entries = [
+        entry
+        for law in laws
+        for entry in (
+            _stream_entries(law, space, vocab_size, protocol)
+            if isinstance(space, StreamGrid)
+            else _cell_entries(law, space, vocab_size, protocol)
+        )
+    ]
+    artifacts.write_json(
+        folder / PREDICTIONS,
+        {
+            "schema": artifacts.SCHEMA,
+            "time": datetime.datetime.now().isoformat(timespec="seconds"),
+            "coefficients_hash": laws[0].sha256,
+            "coefficients": [law.record() for law in laws],
+            "predictions": entries,
+        },
+    )
+
+
+def _stream_entries(law: FrozenLaw, grid: StreamGrid, vocab_size: int, protocol: Protocol) -> list[dict[str, Any]]:
+    sampled = grid.sampled_tokens(protocol)
+    low, high = law.coefficients.interval(grid.model.n_params(vocab_size), grid.prefixes, sampled)
+    path = law.path(grid.model, vocab_size, grid.prefixes, sampled)
+    stages = [
+        {
+            "schedule": law.condition,
+            "stage": stage,
+            "model": grid.model.name,
+            "unique_tokens": grid.prefixes[stage],
+            "sampled_tokens": sampled[stage],
+            "dropout": path.dropouts[stage],
+            "low": float(low[stage]),
+            "high": float(high[stage]),
+        }
+        for stage in range(len(grid.prefixes))
+    ]
+    claims = [(law.condition, "below the best static")]
+    if law.condition == LAW and path.dropouts != path.dropouts[::-1]:
+        claims.append((f"reversed_{LAW}", "above the best static"))
+    outcomes: list[dict[str, Any]] = [
+        {"condition": condition, "metric": metric, "predicted": claim}
+        for condition, claim in claims
+        for metric in ("final_val_loss", "trajectory_val_loss")
+    ]
+    return outcomes + stages
+
+
+def _cell_entries(law: FrozenLaw, grid: StaticGrid, vocab_size: int, protocol: Protocol) -> list[dict[str, Any]]:
+    readouts = [step * protocol.tokens_per_step for step in readout_steps(grid.readouts, protocol.tokens_per_step)]
+    entries = []
+    for model in grid.models:
+        for unique in grid.prefixes:
+            n_params = model.n_params(vocab_size)
+            value = law.coefficients.predict(n_params, unique, readouts)
+            low, high = law.coefficients.interval(n_params, unique, readouts)
+            entries += [
+                {
+                    "law": law.coefficients.law,
+                    "model": model.name,
+                    "unique_tokens": unique,
+                    "sampled_tokens": sampled,
+                    "dropout": float(value[i]),
+                    "low": float(low[i]),
+                    "high": float(high[i]),
+                }
+                for i, sampled in enumerate(readouts)
+            ]
+    return entries

@@ -1,0 +1,191 @@
+"""What each phase searches: the space of a new run, and the space that a stored one and the options give."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from search_spaces.locked_stream import StreamGrid, make_schedules, sampled_tokens
+from search_spaces.space import Space
+from search_spaces.static_dropout import StaticGrid
+from tune_dd.errors import UserError
+from tune_dd.regime_file import parse_tokens
+from tune_dd.regimes import QUICK_DROPOUTS, QUICK_SEEDS, ModelSpec, Scale, check_dropouts
+from tune_dd.schedule import Schedule, anchors, static
+from tune_dd.sweep.frozen_law import FrozenLaw
+from tune_dd.trial import format_dropout
+
+GRID_OPTIONS = ("models", "prefixes", "readouts", "dropouts", "seeds")
+STREAM_OPTIONS = ("models", "prefixes", "stage_steps", "dropouts", "seeds", "anchors")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the search.
+
+    Attributes:
+        help: one clause for ``--help``.
+        options: what of the command line shapes its space; other such options are refused.
+        choose: (options, scale, laws) -> the space of a new run.
+        change: (stored space, options) -> that space with the values that the options give.
+    """
+
+    help: str
+    options: tuple[str, ...]
+    choose: Callable[[argparse.Namespace, Scale, Sequence[FrozenLaw]], Space]
+    change: Callable[[Any, argparse.Namespace], Space]
+
+
+def _choose_grid(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StaticGrid:
+    grid = StaticGrid.of_scale(scale)
+    if args.quick:
+        grid = replace(grid, models=scale.models, dropouts=QUICK_DROPOUTS, seeds=QUICK_SEEDS)
+    return _change_grid(grid, args)
+
+
+def _change_grid(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
+    """An axis without an option stays."""
+    chosen: dict[str, Any] = {
+        "models": read_models(args.models),
+        "prefixes": read_tokens(args.prefixes, "--prefixes"),
+        "readouts": read_tokens(args.readouts, "--readouts"),
+        "dropouts": read_dropouts(args.dropouts),
+        "seeds": read_seeds(args.seeds),
+    }
+    return replace(grid, **{name: values for name, values in chosen.items() if values is not None})
+
+
+def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StreamGrid:
+    if not laws:
+        raise UserError(
+            "--phase stream needs the law: give --coefficients RUN, a finished calibrate run of this regime, or a "
+            "coefficients.json"
+        )
+    models = read_models(args.models) or scale.models[-1:]
+    if len(models) > 1:
+        raise UserError(f"--models {args.models}: a stream has one model")
+    prefixes = read_tokens(args.prefixes, "--prefixes") or scale.prefixes_of_stream
+    steps = scale.steps_of_stream if args.stage_steps is None else args.stage_steps
+    if steps < 1:
+        raise UserError(f"--stage-steps {steps} must be at least 1")
+    sampled = sampled_tokens(len(prefixes), steps, scale.protocol)
+    # The regime's own paths are written for its own stages.
+    by_hand = dict(scale.anchors) if prefixes == scale.prefixes_of_stream else {}
+    return StreamGrid(
+        model=models[0],
+        prefixes=prefixes,
+        stage_steps=steps,
+        schedules=make_schedules(
+            len(prefixes),
+            [law.path(models[0], scale.vocab_size, prefixes, sampled) for law in laws],
+            read_dropouts(args.dropouts) or scale.stream_dropouts or scale.dropouts,
+            by_hand | read_anchors(args.anchors),
+        ),
+        seeds=read_seeds(args.seeds) or scale.stream_seeds,
+    )
+
+
+def _change_stream(grid: StreamGrid, args: argparse.Namespace) -> StreamGrid:
+    """--dropouts replace the fixed ones, --anchors come besides; the law is frozen."""
+    if args.coefficients:
+        raise UserError("--coefficients: the law of a stream is frozen; start a new run for another")
+    models = read_models(args.models) or grid.models
+    stages = len(grid.prefixes)
+    schedules: tuple[Schedule, ...] = grid.schedules
+    dropouts = read_dropouts(args.dropouts)
+    if dropouts is not None:
+        others = tuple(schedule for schedule in schedules if schedule.kind != "static")
+        schedules = (*others, *(static(dropout, stages) for dropout in dropouts))
+        if set(schedules) == set(grid.schedules):
+            schedules = grid.schedules  # named in another order, they are the same
+    by_hand = {name: anchors(name, path, stages) for name, path in read_anchors(args.anchors).items()}
+    schedules = tuple(({schedule.condition: schedule for schedule in schedules} | by_hand).values())
+    prefixes = read_tokens(args.prefixes, "--prefixes") or grid.prefixes
+    if prefixes != grid.prefixes:
+        raise UserError("--prefixes makes another stream: start a new run for it")
+    return replace(
+        grid,
+        model=models[0],
+        schedules=schedules,
+        seeds=read_seeds(args.seeds) or grid.seeds,
+        stage_steps=grid.stage_steps if args.stage_steps is None else args.stage_steps,
+    )
+
+
+PHASES: dict[str, Phase] = {
+    "calibrate": Phase("the static-dropout grid (default)", GRID_OPTIONS, _choose_grid, _change_grid),
+    "stream": Phase("the law against fixed dropouts, on one stream", STREAM_OPTIONS, _choose_stream, _change_stream),
+}
+
+
+def refuse_foreign_options(args: argparse.Namespace, phase: str) -> None:
+    """Raises UserError for an option that shapes other phases: it would be passed over in silence."""
+    known = PHASES[phase].options
+    for name in dict.fromkeys(option for other in PHASES.values() for option in other.options):
+        if getattr(args, name) is not None and name not in known:
+            raise UserError(f"--{name.replace('_', '-')} has no meaning in --phase {phase}: leave it out")
+
+
+def read_items(text: str | None, option: str) -> list[str] | None:
+    if text is None:
+        return None
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise UserError(f"{option} is empty: give values separated by commas")
+    return items
+
+
+def read_tokens(text: str | None, option: str) -> tuple[int, ...] | None:
+    items = read_items(text, option)
+    if items is None:
+        return None
+    values = tuple(parse_tokens(item, option) for item in items)
+    if list(values) != sorted(set(values)):
+        raise UserError(f"{option} {text}: the values must increase")
+    return values
+
+
+def read_dropouts(text: str | None) -> tuple[float, ...] | None:
+    items = read_items(text, "--dropouts")
+    if items is None:
+        return None
+    try:
+        values = tuple(float(item) for item in items)
+    except ValueError:
+        raise UserError(f"--dropouts {text}: give numbers such as 0,0.1,0.3") from None
+    check_dropouts(values)
+    return tuple(sorted(values))
+
+
+def read_seeds(text: str | None) -> tuple[int, ...] | None:
+    items = read_items(text, "--seeds")
+    if items is None:
+        return None
+    if not all(item.isdigit() for item in items) or len(set(items)) != len(items):
+        raise UserError(f"--seeds {text}: give distinct whole numbers such as 0,1,2")
+    return tuple(int(item) for item in items)
+
+
+def read_models(text: str | None) -> tuple[ModelSpec, ...] | None:
+    items = read_items(text, "--models")
+    return None if items is None else tuple(ModelSpec.parse(item) for item in items)
+
+
+def read_anchors(texts: Sequence[str] | None) -> dict[str, tuple[float, ...]]:
+    """``NAME=0.3,0.24`` -> {NAME: (0.3, 0.24)}; a path without a name is named after its dropouts."""
+    found: dict[str, tuple[float, ...]] = {}
+    for text in texts or ():
+        name, equals, values = text.rpartition("=")
+        try:
+            path = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            raise UserError(f"--anchors {text}: give a dropout per stage such as 0.3,0.24,0.1") from None
+        for value in path:
+            check_dropouts((value,))
+        name = name.strip() if equals else "anchors_" + "_".join(format_dropout(value) for value in path)
+        if name in found:
+            raise UserError(f"--anchors names {name} twice: give each path its own name")
+        found[name] = path
+    return found
