@@ -85,7 +85,7 @@ def write_journal(
         "counters": counters,
         "weights": bool(tensors),
     }
-    _write(journal_path(folder, spec.trial_id), body, tensors)
+    write_body(journal_path(folder, spec.trial_id), body, tensors)
 
 
 def drop_weights(path: Path) -> None:
@@ -97,10 +97,15 @@ def drop_weights(path: Path) -> None:
     found, _ = load_journal(path)
     if found.finished and found.has_weights:
         body = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "has_weights"}
-        _write(path, body | {"weights": False}, {})
+        write_body(path, body | {"weights": False}, {})
 
 
-def _write(path: Path, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+def write_body(path: Path, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Write a file of the journals' format: a JSON body (its ``trial_id`` names the file) and tensors.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the former file is untouched.
+    """
     import safetensors.torch
 
     text = json.dumps(body, sort_keys=True, allow_nan=False)

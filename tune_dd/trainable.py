@@ -14,12 +14,12 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_dd import artifacts, device, journal
+from tune_dd import artifacts, device, journal, snapshots
 from tune_dd.corpus import Corpus, load_corpus
 from tune_dd.errors import UserError
 from tune_dd.evaluation import TrainingDiverged
@@ -69,11 +69,20 @@ class Heartbeat:
             self._past.unlink(missing_ok=True)
 
 
-def run_trial(spec: TrialSpec, run: RunContext, report: Callable[[dict[str, Any]], None]) -> bool:
+def run_trial(
+    spec: TrialSpec,
+    run: RunContext,
+    report: Callable[[dict[str, Any]], None],
+    *,
+    save_steps: Sequence[int] = (),
+    starts: Sequence[str] = (),
+) -> bool:
     """Train one trial from its journal to its end, or until the run is asked to stop.
 
     Args:
         report: called with each row, those of an earlier attempt first.
+        save_steps: read-out steps at which to leave a snapshot for trials that go the same way so far.
+        starts: files in the run's folder to start from where there is no journal, the best first.
 
     Returns:
         Whether the trial is finished; if not, its journal holds the step it was stopped at.
@@ -92,7 +101,7 @@ def run_trial(spec: TrialSpec, run: RunContext, report: Callable[[dict[str, Any]
     _check_identity(spec, data)
     torch_device = device.open_device(run.device, run.n_threads)
     trial = TrialRun(spec, data.trial_data, torch_device)
-    rows, redone_steps = _resume(spec, run, trial, heartbeat_step)
+    rows, redone_steps = _resume(spec, run, trial, heartbeat_step, starts)
     for row in rows:
         report(row)
     heartbeat.beat(trial.step, force=True)
@@ -108,7 +117,11 @@ def run_trial(spec: TrialSpec, run: RunContext, report: Callable[[dict[str, Any]
             counters={**counters, "redone_steps": redone_steps},
             tensors={} if finished and not run.keep_weights else tensors,
         )
+        if trial.step in save_steps and rows and rows[-1]["steps"] == trial.step:
+            snapshots.save(run, spec, trial.step, rows, counters, tensors)
 
+    if len(rows) == spec.n_readouts:  # another trial of the same path has been to the end
+        save()
     readouts = [(s, r, step) for s, stage in enumerate(spec.stages) for r, step in enumerate(stage.readout_steps)]
     for stage_index, readout_index, step in readouts[len(rows) :]:
         if not trial.advance(step, should_stop=heartbeat.should_stop, on_step=heartbeat.beat):
@@ -139,7 +152,13 @@ def train_trial(config: dict[str, Any]) -> None:
     if journal.crash_path(run.journals, spec.trial_id).exists():
         return
     try:
-        run_trial(spec, run, tune.report)
+        run_trial(
+            spec,
+            run,
+            tune.report,
+            save_steps=config["trial"].get("save_steps", ()),
+            starts=config["trial"].get("starts", ()),
+        )
     except UserError:
         raise
     except Exception as error:
@@ -148,22 +167,36 @@ def train_trial(config: dict[str, Any]) -> None:
         Heartbeat(run, spec).close()
 
 
-def _resume(spec: TrialSpec, run: RunContext, trial: TrialRun, heartbeat_step: int) -> tuple[list[dict[str, Any]], int]:
+def _resume(
+    spec: TrialSpec, run: RunContext, trial: TrialRun, heartbeat_step: int, starts: Sequence[str]
+) -> tuple[list[dict[str, Any]], int]:
     """Rows of the trial's journal and the steps that a kill made it repeat, having loaded its state."""
     path = journal.journal_path(run.journals, spec.trial_id)
     try:
         past, tensors = journal.load_journal(path)
     except FileNotFoundError:
-        return [], heartbeat_step
+        return _begin(spec, run, trial, heartbeat_step, starts)
     except journal.DamagedJournal:
         journal.set_aside(path)
-        return [], heartbeat_step
+        return _begin(spec, run, trial, heartbeat_step, starts)
     if not past.has_weights:
         # Weights are dropped only from finished trials, which are not handed to Tune.
         raise UserError(f"{path} holds no weights to go on from: give --resume to redo what is missing")
     trial.load_state(tensors, past.counters)
     redone = int(past.counters.get("redone_steps", 0)) + max(0, heartbeat_step - past.step)
     return list(past.rows), redone
+
+
+def _begin(
+    spec: TrialSpec, run: RunContext, trial: TrialRun, heartbeat_step: int, starts: Sequence[str]
+) -> tuple[list[dict[str, Any]], int]:
+    """The same for a trial without a journal, which starts where another one that went its way has been."""
+    found = snapshots.find(run, spec, starts)
+    if found is None:
+        return [], heartbeat_step
+    past, tensors, rows = found
+    trial.load_state(tensors, past.counters)
+    return rows, max(0, heartbeat_step - past.step)
 
 
 @dataclass(frozen=True)

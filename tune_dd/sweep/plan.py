@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource, ModelSpec, Protocol, Regime, Scale, evidence_class
+from tune_dd.snapshots import Sharing
 from tune_dd.trial import TrialSpec
 
 ATTRIBUTION = (
@@ -202,7 +204,11 @@ def _git_commit() -> str | None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search will take. ``hours`` is None before a step was measured."""
+    """What a search will take. ``hours`` is None before a step was measured.
+
+    ``shared_steps`` of the ``steps`` are trained once for several trials, at best: with several trials at a
+    time two may go the same way side by side. ``hours`` counts on it.
+    """
 
     n_trials: int
     n_rows: int
@@ -211,6 +217,7 @@ class Cost:
     flops: float
     disk_bytes: int
     hours: float | None
+    shared_steps: int
 
 
 def cost(
@@ -226,11 +233,17 @@ def cost(
         seconds = sum(
             step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs
         )
-    journals = len(specs) if keep_weights else plan.n_devices
+    sharing = Sharing.of(specs)
+    n_steps = sum(spec.total_steps for spec in specs)
+    if seconds is not None and n_steps:
+        seconds *= 1 - sharing.shared_steps / n_steps
+    # A seed's snapshots are dropped as its last trial has started.
+    snapshots = math.ceil(len(sharing.users) / max(1, len({spec.seed for spec in specs})))
+    journals = (len(specs) if keep_weights else plan.n_devices) + snapshots
     return Cost(
         n_trials=len(specs),
         n_rows=n_rows,
-        steps=sum(spec.total_steps for spec in specs),
+        steps=n_steps,
         tokens=sum(spec.sampled_tokens(spec.total_steps) for spec in specs),
         flops=float(
             sum(
@@ -243,6 +256,7 @@ def cost(
         + journals * largest * _JOURNAL_BYTES_PER_PARAM
         + _TOKEN_BYTES * (plan.scale.train_tokens + plan.scale.validation_tokens),
         hours=None if seconds is None else seconds / plan.n_devices / 3600,
+        shared_steps=sharing.shared_steps,
     )
 
 

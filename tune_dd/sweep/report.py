@@ -51,6 +51,11 @@ def print_plan(
         ("tokens", f"{cost.tokens:,} sampled, {cost.flops:.2e} FLOPs"),
         ("disk", f"{cost.disk_bytes / 1e6:,.0f} MB at most, under {storage}"),
     ]
+    if cost.shared_steps:
+        share = cost.shared_steps / cost.steps
+        rows.append(
+            ("shared", f"up to {cost.shared_steps:,} of these steps ({share:.0%}) are trained once for several")
+        )
     if cost.hours is not None:
         rows.append(("time", f"about {format_seconds(cost.hours * 3600)} from a step measured now"))
     table = Table(box=None, show_header=False, pad_edge=False)

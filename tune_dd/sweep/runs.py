@@ -23,6 +23,7 @@ from typing import Any
 from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.journal import set_aside
+from tune_dd.snapshots import FOLDER as SNAPSHOTS
 
 DEFAULT_STORAGE = Path("ray_results")
 LOCK = "lock"
@@ -191,8 +192,9 @@ def clear_disposable(run: RunFolder) -> None:
         beat.replace(beat.with_suffix(".past"))
     (run.live / artifacts.STOP).unlink(missing_ok=True)
     shutil.rmtree(run.ray, ignore_errors=True)
-    for temp in run.journals.glob(".*.tmp"):
-        temp.unlink(missing_ok=True)
+    for folder in (run.journals, run.path / SNAPSHOTS):
+        for temp in folder.glob(".*.tmp"):
+            temp.unlink(missing_ok=True)
 
 
 def shown_path(path: Path) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 from tune_dd import artifacts, journal
 from tune_dd.errors import UserError
+from tune_dd.snapshots import Sharing, kept_weights, longer_than
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.runs import RunFolder, clear_disposable
@@ -75,6 +76,7 @@ class Supervisor:
         self._signals: list[int] = []
         self._child: subprocess.Popen[str] | None = None
         self._next_table = 0.0
+        self._sharing = Sharing.of(specs)
         # A short path: the sockets in it must stay under the 104 bytes that macOS allows.
         self._ray_temp = Path(f"/tmp/tune_dd-{os.getpid()}")
 
@@ -97,6 +99,7 @@ class Supervisor:
                     signal.signal(number, handler)
         self.state.refresh()
         self.state.write_tables()
+        self._drop_snapshots()
         if not self.state.unfinished:
             shutil.rmtree(self.run.live, ignore_errors=True)
         return Outcome(len(self.state.finished), dict(self.state.crashes), self._signals[0] if self._signals else None)
@@ -123,7 +126,7 @@ class Supervisor:
             "experiment": "tune",
             "storage": str(self.run.ray),
             "run": self.context,
-            "trials": [{"id": spec.trial_id, "name": spec.name, "spec": spec.to_dict()} for spec in unfinished],
+            "trials": self._trials(unfinished),
         }
         clear_disposable(self.run)
         try:
@@ -148,6 +151,29 @@ class Supervisor:
             self._child.stdin.write(json.dumps(request) + "\n")
             self._child.stdin.flush()
 
+    def _trials(self, unfinished: list[TrialSpec]) -> list[dict[str, Any]]:
+        """What the scheduler is to run, and what each trial shares with others."""
+        kept = kept_weights(self.specs, self.state.journals)
+        steps = {spec.total_steps for spec in self.specs} if kept else set()
+        waiting = {spec.trial_id for spec in unfinished}
+        return [
+            {
+                "id": spec.trial_id,
+                "name": spec.name,
+                "spec": spec.to_dict(),
+                "save_steps": self._sharing.save_steps(spec.trial_id, waiting),
+                "starts": longer_than(spec, kept, steps) + self._sharing.starts(spec.trial_id),
+            }
+            for spec in unfinished
+        ]
+
+    def _drop_snapshots(self) -> None:
+        steps = {
+            spec.trial_id: self.state.journals[spec.trial_id].step if spec.trial_id in self.state.journals else 0
+            for spec in self.state.unfinished
+        }
+        self._sharing.drop_unneeded(self.run.path, steps)
+
     def _read_events(self, child: subprocess.Popen[str]) -> None:
         assert child.stdout is not None
         for line in child.stdout:
@@ -166,6 +192,7 @@ class Supervisor:
                 last_sign = now
             if changed and now >= self._next_table:
                 self.state.write_tables()
+                self._drop_snapshots()
                 # Rewriting a large table may never take more than a small share of the time.
                 self._next_table = time.monotonic() + max(_TABLE_SECONDS, 50 * (time.monotonic() - now))
             self.progress.update(self.state)

@@ -70,6 +70,9 @@ def test_every_condition_runs_and_the_primary_contrast_comes_first(streamed) -> 
     table = pd.read_csv(the_run(folder) / "comparison.csv")
     assert table.iloc[0][["metric", "condition", "primary"]].tolist() == ["final_val_loss", "law", True]
     assert (table["n_pairs"] == 2).all()
+    # The law of two stages is its own linear decay, and "mine" begins as static 0.20 does.
+    assert "up to 60 of these steps (25%) are trained once for several" in done.stdout
+    assert not (the_run(folder) / "snapshots").exists()
     assert "law (primary)" in done.stdout
     assert "On the stream, law" in done.stdout
     assert "next: " in done.stdout
