@@ -104,7 +104,7 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
         laws = check_tokenizer(laws, data.tokenizer_hash, transfer=args.transfer)
     specs = plan.trials(data)
     cost = planning.cost(plan, specs, _measure_steps(plan, specs), keep_weights=args.keep_weights)
-    print_plan(console, plan, cost, corpus=corpus, cache_folder=cache_folder, storage=storage)
+    print_plan(console, plan, specs, cost, corpus=corpus, cache_folder=cache_folder, storage=storage)
     if corpus is None:
         return None
     config = planning.to_config(
@@ -162,7 +162,7 @@ def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console:
             "restore the sources it was built from, or start a new run"
         )
     cost = planning.cost(plan, specs, None, keep_weights=args.keep_weights)
-    print_plan(console, plan, cost, corpus=corpus, cache_folder=cache_folder, storage=run.path.parent.parent)
+    print_plan(console, plan, specs, cost, corpus=corpus, cache_folder=cache_folder, storage=run.path.parent.parent)
     if args.dry_run:
         return None
     if args.extend:

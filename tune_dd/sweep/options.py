@@ -18,7 +18,7 @@ from tune_dd.sweep.phases import PHASES
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.runs import DEFAULT_STORAGE
 
-LATER_PHASES = ("screen", "confirm", "search", "all")
+LATER_PHASES = ("search", "all")
 NEWEST = "newest"
 EVERY = "every"
 
@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--readouts", help="values of C in tokens at which a trial is read out, e.g. 8M,16M")
     search.add_argument("--dropouts", help="e.g. 0,0.1,0.2,0.3")
     search.add_argument("--seeds", help="e.g. 0,1,2")
+    search.add_argument("--from", dest="from_run", metavar="RUN", help="confirm: the screen run whose model is meant")
     stream = parser.add_argument_group("the stream")
     stream.add_argument(
         "--coefficients",

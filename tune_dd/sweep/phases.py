@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from search_spaces.locked_stream import StreamGrid, make_schedules, sampled_tokens
+from search_spaces.model_screen import confirm_grid, screen_grid
 from search_spaces.space import Space
 from search_spaces.static_dropout import StaticGrid
+from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.regime_file import parse_tokens
 from tune_dd.regimes import QUICK_DROPOUTS, QUICK_SEEDS, ModelSpec, Scale, check_dropouts
@@ -17,6 +20,7 @@ from tune_dd.schedule import Schedule, anchors, static
 from tune_dd.sweep.frozen_law import FrozenLaw
 from tune_dd.trial import format_dropout
 
+DECISION = "decision.json"
 GRID_OPTIONS = ("models", "prefixes", "readouts", "dropouts", "seeds")
 STREAM_OPTIONS = ("models", "prefixes", "stage_steps", "dropouts", "seeds", "anchors")
 
@@ -55,6 +59,34 @@ def _change_grid(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
         "seeds": read_seeds(args.seeds),
     }
     return replace(grid, **{name: values for name, values in chosen.items() if values is not None})
+
+
+def _choose_screen(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StaticGrid:
+    return _change_grid(screen_grid(scale), args)
+
+
+def _choose_confirm(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StaticGrid:
+    models = read_models(args.models) or ((screened_model(Path(args.from_run)),) if args.from_run else ())
+    if len(models) != 1 or (args.models and args.from_run):
+        raise UserError("--phase confirm needs one model: give --from RUN, a finished screen run, or --models")
+    return _change_grid(confirm_grid(scale, models[0]), args)
+
+
+def screened_model(run: Path) -> ModelSpec:
+    """The model that a screen run chose.
+
+    Raises:
+        UserError: the run is not finished, or found no model worth confirming.
+    """
+    file = run / DECISION
+    if not file.exists():
+        raise UserError(f"{file} is missing: name a screen run that has finished")
+    decision = artifacts.read_json(file)
+    if not isinstance(decision, dict) or "chosen" not in decision:
+        raise UserError(f"{file} is no decision of a screen run: name another run, or give --models")
+    if decision["chosen"] is None:
+        raise UserError(f"{run} found no model to confirm: {decision['reason']}; --models takes one all the same")
+    return ModelSpec.parse(decision["chosen"])
 
 
 def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StreamGrid:
@@ -115,6 +147,8 @@ def _change_stream(grid: StreamGrid, args: argparse.Namespace) -> StreamGrid:
 
 
 PHASES: dict[str, Phase] = {
+    "screen": Phase("model sizes on a coarse grid, one seed", GRID_OPTIONS, _choose_screen, _change_grid),
+    "confirm": Phase("one model on the full grid", (*GRID_OPTIONS, "from_run"), _choose_confirm, _change_grid),
     "calibrate": Phase("the static-dropout grid (default)", GRID_OPTIONS, _choose_grid, _change_grid),
     "stream": Phase("the law against fixed dropouts, on one stream", STREAM_OPTIONS, _choose_stream, _change_stream),
 }
@@ -125,7 +159,9 @@ def refuse_foreign_options(args: argparse.Namespace, phase: str) -> None:
     known = PHASES[phase].options
     for name in dict.fromkeys(option for other in PHASES.values() for option in other.options):
         if getattr(args, name) is not None and name not in known:
-            raise UserError(f"--{name.replace('_', '-')} has no meaning in --phase {phase}: leave it out")
+            raise UserError(
+                f"--{name.removesuffix('_run').replace('_', '-')} has no meaning in --phase {phase}: leave it out"
+            )
 
 
 def read_items(text: str | None, option: str) -> list[str] | None:

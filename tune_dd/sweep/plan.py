@@ -36,7 +36,12 @@ _TOKEN_BYTES = 2
 _FORWARD_SHARE = 1 / 3
 
 # The search space of each phase.
-SPACES: dict[str, type[Space]] = {"calibrate": StaticGrid, "stream": StreamGrid}
+SPACES: dict[str, type[Space]] = {
+    "screen": StaticGrid,
+    "confirm": StaticGrid,
+    "calibrate": StaticGrid,
+    "stream": StreamGrid,
+}
 
 
 @dataclass(frozen=True)

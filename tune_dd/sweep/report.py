@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from search_spaces.model_screen import partners
 from tune_dd import artifacts, journal
 from tune_dd.corpus import Corpus
-from tune_dd.regimes import evidence_class
+from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
+from tune_dd.regimes import ModelSpec, evidence_class
 from tune_dd.sweep.options import choose_regime, parse, scale_name
+from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.plan import Cost, Plan
 from tune_dd.sweep.progress import format_seconds
 from tune_dd.sweep.runs import DEFAULT_STORAGE, RunFolder, resume_command, shown_path
@@ -21,6 +25,7 @@ from tune_dd.sweep.supervisor import Outcome
 from tune_dd.trial import TrialSpec, short_count
 
 if TYPE_CHECKING:
+    from analysis.decision import Decision
     from analysis.report import Analysis
 
 _OVERLAP_WARNING = 0.01
@@ -32,7 +37,14 @@ _CLASS_MEANING = {
 
 
 def print_plan(
-    console: Console, plan: Plan, cost: Cost, *, corpus: Corpus | None, cache_folder: Path, storage: Path
+    console: Console,
+    plan: Plan,
+    specs: tuple[TrialSpec, ...],
+    cost: Cost,
+    *,
+    corpus: Corpus | None,
+    cache_folder: Path,
+    storage: Path,
 ) -> None:
     """Every derived quantity, before anything is trained."""
     scale = plan.scale
@@ -45,6 +57,8 @@ def print_plan(
         rows.append(("model", f"{model.name}, {model.n_params(scale.vocab_size):,} parameters"))
     for grid in plan.grids:
         rows += grid.described()
+    if plan.phase == "calibrate":
+        rows.append(("law", describe_design(plan, specs)))
     rows += [
         ("device", f"{plan.device}, {plan.n_devices} trial(s) at a time, {plan.n_threads} thread(s) each"),
         ("trials", f"{cost.n_trials:,} trials, {cost.n_rows:,} result rows, {cost.steps:,} optimizer steps"),
@@ -72,6 +86,28 @@ def print_plan(
             style="yellow",
             highlight=False,
         )
+
+
+def describe_design(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
+    """Rank and condition number of the reference law's design, should every cell have an optimum inside the grid."""
+    law = get_law(DEFAULT_LAW)
+    cells = sorted(
+        {
+            (spec.n_params, stage.unique_tokens, spec.sampled_tokens(step))
+            for spec in specs
+            for stage in spec.stages
+            for step in stage.readout_steps
+        }
+    )
+    rank, condition = rank_and_condition(law, *map(list, zip(*cells, strict=True)))
+    sizes, needed = len({n_params for n_params, _, _ in cells}), len(law.coefficients)
+    text = (
+        f"{law.name}: {len(cells)} cells of {sizes} model size{'s' if sizes > 1 else ''} give rank {rank} of {needed}"
+    )
+    if rank < needed:
+        return f"{text}: too little for its coefficients; add prefixes, read-outs or another of the --models"
+    warning = "; with one size nothing tests how it extends to others" if sizes == 1 else ""
+    return f"{text}, condition number {condition:.0f}{warning}"
 
 
 def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str:
@@ -102,10 +138,16 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
     result = analysis.report.write(replace(result, experiment=load_experiment([run.path])))
     analysis.report.print_tables(result, console)
     console.print(f"files: {shown_path(run.path)}", highlight=False, soft_wrap=True)
+    decision = record_decision(run, plan, result)
+    if decision is not None:
+        console.print(f"decision: {decision.reason}", style="bold", highlight=False, soft_wrap=True)
     if outcome.crashed:
         following = f"{resume_command(run)} --retry-crashed"
+    elif decision is not None and decision.chosen is not None:
+        following = next_command(run, plan, decision.chosen)
     elif plan.phase == "calibrate" and result.coefficients is not None:
-        following = f"{stream_command(run)}    (does the law beat the best fixed dropout?)"
+        stream = same_search(run, "stream", "--coefficients", shown_path(run.path))
+        following = f"{stream}    (does the law beat the best fixed dropout?)"
     elif plan.scale_name == "pocket":
         following = f"python -m tune_dd.sweep {plan.regime.name} --dry-run    (what the full search would cost)"
     else:
@@ -113,17 +155,37 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
     console.print(f"next: {following}", highlight=False, soft_wrap=True)
 
 
-def stream_command(run: RunFolder) -> str:
-    """The command of the stream phase on the text and device of a calibrate run."""
+def record_decision(run: RunFolder, plan: Plan, result: Analysis) -> Decision | None:
+    """decision.json of a phase that is a gate."""
+    from analysis.decision import decide
+
+    if plan.phase not in ("screen", "confirm"):
+        return None
+    decision = decide(result.fits, plan.phase)
+    time = datetime.datetime.now().isoformat(timespec="seconds")
+    artifacts.write_json(run.path / DECISION, {"schema": artifacts.SCHEMA, "time": time, **decision.to_dict()})
+    return decision
+
+
+def next_command(run: RunFolder, plan: Plan, chosen: str) -> str:
+    """What follows a gate that was passed."""
+    if plan.phase == "screen":
+        return same_search(run, "confirm", "--from", shown_path(run.path))
+    sizes = (*partners(plan.scale, ModelSpec.parse(chosen)), ModelSpec.parse(chosen))
+    return same_search(run, "calibrate", "--models", ",".join(model.name for model in sizes))
+
+
+def same_search(run: RunFolder, phase: str, *more: str) -> str:
+    """The command of another phase on the text and device of a run."""
     args = parse(shlex.split(run.config()["command"])[3:])
     words = ["python", "-m", "tune_dd.sweep", choose_regime(args).name if args.regime is None else args.regime]
-    words += ["--phase", "stream", "--scale", scale_name(args), "--device", run.config()["device"]["name"]]
+    words += ["--phase", phase, "--scale", scale_name(args), "--device", run.config()["device"]["name"]]
     for option in ("corpus", "corpus_glob", "column", "cache_dir", "devices"):
         if getattr(args, option) is not None:
             words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     words += ["--use-cached-data"] if args.use_cached_data else []
     words += ["--storage", args.storage] if Path(args.storage) != DEFAULT_STORAGE else []
-    return shlex.join([*words, "--coefficients", shown_path(run.path)])
+    return shlex.join([*words, *more])
 
 
 def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome, result: Analysis | None) -> None:
