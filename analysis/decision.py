@@ -78,8 +78,8 @@ def decide(fits: Sequence[CellFit], phase: str) -> Decision:
     if not kept:
         tried = ", ".join(candidate.model for candidate in candidates) or "no model"
         reason = (
-            f"no optimum inside the grid and above 0 was found ({tried}), and a decaying dropout is tested only where "
-            "a fixed one pays: the study of this regime ends here"
+            f"no best dropout inside the grid stands out above p = 0 ({tried}), and a decaying dropout is tested only "
+            "where a fixed one pays: the study of this regime ends here"
         )
         return Decision(phase, candidates, None, reason)
     best = min(kept, key=lambda candidate: candidate.best_loss)

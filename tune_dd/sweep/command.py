@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,20 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, VALIDATION_SALT, ModelSpec, Scale
 from tune_dd.stream import evaluation_windows
 from tune_dd.sweep import plan as planning
+from tune_dd.sweep.chain import run_chain
 from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
 from tune_dd.sweep.manage import clean_runs, is_finished, list_runs
-from tune_dd.sweep.options import EVERY, NEWEST, choose_plan, choose_regime, devices_and_threads, parse
+from tune_dd.sweep.options import (
+    ALL,
+    EVERY,
+    NEWEST,
+    choose_plan,
+    choose_regime,
+    devices_and_threads,
+    parse,
+    repeated,
+    scale_name,
+)
 from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
@@ -67,16 +79,46 @@ def run_command(argv: list[str]) -> int:
     if args.clean:
         clean_runs(storage, None if args.clean == EVERY else Path(args.clean).absolute(), console)
         return 0
+    if args.phase == ALL:
+        if args.dry_run:
+            return _show_all(argv, console)
+        _check_writable(storage)
+        return run_chain(args, console, lambda words, begun: _run_one(parse(words), words, console, begun))
+    return _run_one(args, argv, console)
+
+
+def _run_one(
+    args: argparse.Namespace, argv: list[str], console: Console, begun: Callable[[RunFolder], None] | None = None
+) -> int:
+    """One phase; ``begun`` is told of a new run's folder before anything is trained in it."""
     if args.resume or args.extend:
-        run = _find_run(args, storage)
+        run = _find_run(args, Path(args.storage).absolute())
         with hold(run):
             search = _take_up(run, args, argv, console)
             return 0 if search is None else _run(search, args, console)
     search = _begin(args, argv, console)
     if search is None:
         return 0
+    if begun is not None:
+        begun(search.run)
     with hold(search.run):
         return _run(search, args, console)
+
+
+def _show_all(argv: list[str], console: Console) -> int:
+    """The plans of --phase all as far as they are known beforehand."""
+    words = repeated(parse(argv))
+    model = choose_regime(parse(words)).scale(scale_name(parse(words))).models[-1]
+    for phase, more in (("screen", []), ("confirm", ["--models", model.name]), ("calibrate", [])):
+        console.rule(phase, style="bold", align="left")
+        line = [*words, "--phase", phase, *more, "--dry-run"]
+        _begin(parse(line), line, console)
+    console.print(
+        f"confirm trains the model that the screen chooses (shown: {model.name}), calibrate another size beside it; "
+        "then the stream with the law's schedule, planned once the law is fitted",
+        highlight=False,
+    )
+    return 0
 
 
 def _run(search: Search, args: argparse.Namespace, console: Console) -> int:

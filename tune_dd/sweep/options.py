@@ -18,7 +18,8 @@ from tune_dd.sweep.phases import PHASES
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.runs import DEFAULT_STORAGE
 
-LATER_PHASES = ("search", "all")
+ALL = "all"
+LATER_PHASES = ("search",)
 NEWEST = "newest"
 EVERY = "every"
 
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   python -m tune_dd.sweep owt --dry-run --device cpu  what the full search would cost here
   python -m tune_dd.sweep tinystories --scale pocket --device cpu --corpus-glob 'stories/*.parquet'
   python -m tune_dd.sweep pydocs --phase stream --scale pocket --device cpu --coefficients CALIBRATE_RUN
+  python -m tune_dd.sweep pydocs --phase all --scale pocket --device cpu      the whole study, as a rehearsal
   python -m tune_dd.sweep owt --resume                go on with the newest unfinished search
 """
 
@@ -46,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("regime", nargs="?", help=f"{', '.join(REGIMES)}, or the path of a .toml regime")
     search = parser.add_argument_group("what is searched")
     search.add_argument(
-        "--phase", default="calibrate", help="; ".join(f"{name}: {phase.help}" for name, phase in PHASES.items())
+        "--phase",
+        default="calibrate",
+        help="; ".join([f"{name}: {phase.help}" for name, phase in PHASES.items()] + ["all: these, in this order"]),
     )
     search.add_argument("--scale", choices=SCALES, help="full (default), or pocket: a rehearsal in minutes")
     search.add_argument("--quick", action="store_true", help="pocket scale, cpu, 24 trials; the embedded corpus")
@@ -107,8 +111,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = build_parser().parse_args(argv)
     if args.phase in LATER_PHASES:
         raise UserError(f"--phase {args.phase} is not in this version: use --phase {' or '.join(PHASES)}")
-    if args.phase not in PHASES:
-        raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join(PHASES)}")
+    if args.phase not in (*PHASES, ALL):
+        raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join((*PHASES, ALL))}")
     if args.devices is not None and args.devices < 1:
         raise UserError(f"--devices {args.devices} must be at least 1")
     if not args.hang_timeout > 0:
@@ -151,6 +155,18 @@ def choose_regime(args: argparse.Namespace) -> Regime:
 
 def scale_name(args: argparse.Namespace) -> str:
     return args.scale or ("pocket" if args.quick else "full")
+
+
+def repeated(args: argparse.Namespace) -> list[str]:
+    """The words that give another phase the same regime, scale, device and text."""
+    words = [args.regime or choose_regime(args).name, "--scale", scale_name(args)]
+    words += ["--device", args.device or ("cpu" if args.quick else "mps")]
+    for option in ("devices", "corpus", "corpus_glob", "column", "cache_dir"):
+        if getattr(args, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    words += ["--use-cached-data"] if args.use_cached_data else []
+    words += ["--storage", args.storage] if Path(args.storage) != DEFAULT_STORAGE else []
+    return words
 
 
 def choose_plan(args: argparse.Namespace, regime: Regime, laws: Sequence[FrozenLaw] = ()) -> Plan:

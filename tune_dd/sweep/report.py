@@ -16,11 +16,11 @@ from tune_dd import artifacts, journal
 from tune_dd.corpus import Corpus
 from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
 from tune_dd.regimes import ModelSpec, evidence_class
-from tune_dd.sweep.options import choose_regime, parse, scale_name
+from tune_dd.sweep.options import parse, repeated
 from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.plan import Cost, Plan
 from tune_dd.sweep.progress import format_seconds
-from tune_dd.sweep.runs import DEFAULT_STORAGE, RunFolder, resume_command, shown_path
+from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
 from tune_dd.sweep.supervisor import Outcome
 from tune_dd.trial import TrialSpec, short_count
 
@@ -133,12 +133,12 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
 
     write_ledger(run, specs, outcome, None)
     result = analysis.report.compute(load_experiment([run.path]), run.path)
+    decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
     write_ledger(run, specs, outcome, result)
     # The page shows the ledger, so it is read again before the page is written.
     result = analysis.report.write(replace(result, experiment=load_experiment([run.path])))
     analysis.report.print_tables(result, console)
     console.print(f"files: {shown_path(run.path)}", highlight=False, soft_wrap=True)
-    decision = record_decision(run, plan, result)
     if decision is not None:
         console.print(f"decision: {decision.reason}", style="bold", highlight=False, soft_wrap=True)
     if outcome.crashed:
@@ -177,15 +177,8 @@ def next_command(run: RunFolder, plan: Plan, chosen: str) -> str:
 
 def same_search(run: RunFolder, phase: str, *more: str) -> str:
     """The command of another phase on the text and device of a run."""
-    args = parse(shlex.split(run.config()["command"])[3:])
-    words = ["python", "-m", "tune_dd.sweep", choose_regime(args).name if args.regime is None else args.regime]
-    words += ["--phase", phase, "--scale", scale_name(args), "--device", run.config()["device"]["name"]]
-    for option in ("corpus", "corpus_glob", "column", "cache_dir", "devices"):
-        if getattr(args, option) is not None:
-            words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
-    words += ["--use-cached-data"] if args.use_cached_data else []
-    words += ["--storage", args.storage] if Path(args.storage) != DEFAULT_STORAGE else []
-    return shlex.join([*words, *more])
+    words = repeated(parse(shlex.split(run.config()["command"])[3:]))
+    return shlex.join(["python", "-m", "tune_dd.sweep", *words, "--phase", phase, *more])
 
 
 def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome, result: Analysis | None) -> None:

@@ -124,7 +124,21 @@ def new_folder(storage: Path, regime: str, phase: str, scale: str) -> RunFolder:
     Raises:
         UserError: the storage cannot be written.
     """
-    group = storage / group_name(regime, phase, scale)
+    path = make_folder(storage, group_name(regime, phase, scale))
+    try:
+        (path / artifacts.JOURNALS).mkdir()
+    except OSError as error:
+        raise artifacts.storage_error(path, error) from None
+    return RunFolder(path)
+
+
+def make_folder(storage: Path, name: str) -> Path:
+    """An empty folder of the group, named by the time.
+
+    Raises:
+        UserError: the storage cannot be written.
+    """
+    group = storage / name
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     try:
         group.mkdir(parents=True, exist_ok=True)
@@ -134,8 +148,7 @@ def new_folder(storage: Path, regime: str, phase: str, scale: str) -> RunFolder:
                 path.mkdir()
             except FileExistsError:
                 continue
-            (path / artifacts.JOURNALS).mkdir()
-            return RunFolder(path)
+            return path
     except OSError as error:
         raise artifacts.storage_error(group / stamp, error) from None
     raise UserError(f"{group} already holds a thousand runs of this second: wait a second and try again")

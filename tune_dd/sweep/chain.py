@@ -1,0 +1,228 @@
+"""``--phase all``: screen, confirm, calibrate and stream, one after the other, and one report at the end.
+
+The chain has a folder of its own with ``chain.json``: which run each phase has and what each gate decided. It
+is written before a run's first trial, so a chain that is stopped anywhere goes on with ``--resume``. Each run
+is an ordinary one and can be listed, extended and analysed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search_spaces.model_screen import partners
+from tune_dd import artifacts
+from tune_dd.errors import UserError
+from tune_dd.regimes import SCALES, ModelSpec
+from tune_dd.sweep.manage import is_finished
+from tune_dd.sweep.options import NEWEST, choose_regime, parse, repeated, scale_name
+from tune_dd.sweep.phases import DECISION
+from tune_dd.sweep.runs import RunFolder, group_name, hold, make_folder, shown_path
+
+CHAIN = "chain.json"
+LAW_FOLDER = "law"
+GATES = ("screen", "confirm")
+SHAPES = ("models", "prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run")
+
+# (command line of one phase, told of the run's folder before it trains) -> exit code
+RunPhase = Callable[[list[str], Callable[[RunFolder], None]], int]
+
+
+@dataclass
+class Chain:
+    """A chain on disk.
+
+    Attributes:
+        options: the regime, scale, device and text, repeated for every phase.
+        anchors: paths by hand for the stream, as given.
+        runs: phase -> its run's folder.
+        decisions: what the gates decided and whether a law was found, in order.
+    """
+
+    path: Path
+    options: list[str]
+    anchors: list[str]
+    runs: dict[str, str]
+    decisions: list[dict[str, Any]]
+    finished: bool = False
+
+    def write(self) -> None:
+        artifacts.write_json(
+            self.path / CHAIN,
+            {
+                "schema": artifacts.SCHEMA,
+                "options": self.options,
+                "anchors": self.anchors,
+                "runs": self.runs,
+                "decisions": self.decisions,
+                "finished": self.finished,
+            },
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Chain:
+        """Raises UserError if there is no chain or it is damaged."""
+        data = artifacts.read_json(path / CHAIN)
+        try:
+            return cls(path, data["options"], data["anchors"], data["runs"], data["decisions"], data["finished"])
+        except (KeyError, TypeError):
+            raise UserError(f"{path / CHAIN} is damaged: start a new chain with --phase all") from None
+
+    def decide(self, step: str, chosen: str | None, reason: str) -> None:
+        """Record a decision, once."""
+        if all(entry["step"] != step for entry in self.decisions):
+            time = datetime.datetime.now().isoformat(timespec="seconds")
+            self.decisions.append({"step": step, "chosen": chosen, "reason": reason, "time": time})
+            self.write()
+
+    @property
+    def resume_command(self) -> str:
+        return f"python -m tune_dd.sweep --phase all --resume {shlex.quote(shown_path(self.path))}"
+
+
+def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -> int:
+    """Begin a chain or go on with one; returns the exit code.
+
+    Raises:
+        UserError: something the user must mend; what is done is kept.
+    """
+    if args.extend:
+        raise UserError("--extend adds to one run: name it with --phase and its folder, not with --phase all")
+    for name in SHAPES:
+        if getattr(args, name):
+            option = name.removesuffix("_run").replace("_", "-")
+            raise UserError(f"--{option} belongs to one phase: leave it out of --phase all, or set it in a regime file")
+    if args.resume and args.anchors:
+        raise UserError("--anchors: a resumed chain keeps the paths that it was begun with; leave them out")
+    chain = _find(args) if args.resume else _new(args)
+    console.print(f"chain: {shown_path(chain.path)}", highlight=False, soft_wrap=True)
+    with hold(RunFolder(chain.path)):
+        code = _go_on(chain, args, console, run_phase)
+    if code:
+        console.print(f"the chain goes on with\n  {chain.resume_command}", highlight=False, soft_wrap=True)
+    return code
+
+
+def _new(args: argparse.Namespace) -> Chain:
+    regime = choose_regime(args)
+    regime.scale(scale_name(args))
+    path = make_folder(Path(args.storage).absolute(), group_name(regime.name, "all", scale_name(args)))
+    chain = Chain(path, repeated(args), args.anchors or [], {}, [])
+    chain.write()
+    return chain
+
+
+def _find(args: argparse.Namespace) -> Chain:
+    if args.resume != NEWEST:
+        return Chain.read(Path(args.resume).absolute())
+    name, storage = choose_regime(args).name, Path(args.storage).absolute()
+    groups = [group_name(name, "all", scale) for scale in ([args.scale] if args.scale else SCALES)]
+    files = [file for group in groups for file in storage.glob(f"{group}/*/{CHAIN}")]
+    for file in sorted(files, key=lambda file: file.parent.name, reverse=True):
+        chain = Chain.read(file.parent)
+        if not chain.finished:
+            return chain
+    raise UserError(f"no unfinished chain {name}-all-* lies under {args.storage}: start one without --resume")
+
+
+def _go_on(chain: Chain, args: argparse.Namespace, console: Console, run_phase: RunPhase) -> int:
+    scale = choose_regime(parse(chain.options)).scale(scale_name(parse(chain.options)))
+    model = ""
+    for phase in GATES:
+        more = ["--from", chain.runs["screen"]] if phase == "confirm" else []
+        if code := _phase(chain, phase, more, args, console, run_phase):
+            return code
+        decision = artifacts.read_json(Path(chain.runs[phase], DECISION))
+        chain.decide(phase, decision["chosen"], decision["reason"])
+        _say(chain, console)
+        if decision["chosen"] is None:
+            return _finish(chain, console)
+        model = decision["chosen"]
+    # The confirmed model's own cells are there; the law needs another size beside it.
+    others = partners(scale, ModelSpec.parse(model))
+    if others:
+        more = ["--models", ",".join(other.name for other in others)]
+        if code := _phase(chain, "calibrate", more, args, console, run_phase):
+            return code
+    law = _fit(chain)
+    _say(chain, console)
+    if law is None:
+        return _finish(chain, console)
+    anchors = [word for text in chain.anchors for word in ("--anchors", text)]
+    more = ["--models", model, "--coefficients", str(law), *anchors]
+    if code := _phase(chain, "stream", more, args, console, run_phase):
+        return code
+    return _finish(chain, console)
+
+
+def _phase(
+    chain: Chain, phase: str, more: list[str], args: argparse.Namespace, console: Console, run_phase: RunPhase
+) -> int:
+    """Run a phase from wherever it is; a finished one is passed over."""
+
+    def begun(run: RunFolder) -> None:
+        chain.runs[phase] = str(run.path)
+        chain.write()
+
+    console.rule(f"{phase}", style="bold", align="left")
+    if phase in chain.runs:
+        if is_finished(RunFolder(Path(chain.runs[phase]))):
+            console.print(f"finished: {shown_path(Path(chain.runs[phase]))}", highlight=False, soft_wrap=True)
+            return 0
+        argv = ["--resume", chain.runs[phase], *(["--retry-crashed"] if args.retry_crashed else [])]
+    else:
+        argv = [*chain.options, "--phase", phase, *more]
+    machine = ["--hang-timeout", str(args.hang_timeout), "--address", args.address]
+    machine += ["--keep-weights"] if args.keep_weights else []
+    machine += ["--verbose"] if args.verbose else []
+    return run_phase([*argv, *machine], begun)
+
+
+def _fit(chain: Chain) -> Path | None:
+    """The law over the confirmed model's cells and those calibrated beside it; None if there is none."""
+    import analysis.report
+
+    folder = chain.path / LAW_FOLDER
+    file = folder / analysis.report.COEFFICIENTS
+    runs = [chain.runs[phase] for phase in ("confirm", "calibrate") if phase in chain.runs]
+    if not file.exists():
+        result = analysis.report.analyse(runs, out=folder, report=False, export=False)
+        if result.coefficients is None:
+            chain.decide("law", None, f"{result.law_note} Without a law there is no schedule to test.")
+            return None
+    law = artifacts.read_json(file)
+    terms = ", ".join(f"{name} = {value:.4g}" for name, value in sorted(law["coefficients"].items()))
+    chain.decide("law", law["law"], f"{terms}, from {law['n_cells']} interior cells")
+    return file
+
+
+def _finish(chain: Chain, console: Console) -> int:
+    """One report over the phases that make cells and streams."""
+    import analysis.report
+
+    runs = [chain.runs[phase] for phase in ("confirm", "calibrate", "stream") if phase in chain.runs]
+    result = analysis.report.analyse(runs or [chain.runs["screen"]], out=chain.path)
+    console.rule("all", style="bold", align="left")
+    analysis.report.print_tables(result, console)
+    for entry in chain.decisions:
+        console.print(f"{entry['step']}: {_outcome(entry)}", highlight=False, markup=False, soft_wrap=True)
+    chain.finished = True
+    chain.write()
+    console.print(f"report: {shown_path(result.report)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _say(chain: Chain, console: Console) -> None:
+    entry = chain.decisions[-1]
+    console.print(f"decision after {entry['step']}: {_outcome(entry)}", style="bold", highlight=False, soft_wrap=True)
+
+
+def _outcome(entry: dict[str, Any]) -> str:
+    return f"{entry['chosen'] or 'stop'} ({entry['reason']})"
