@@ -17,6 +17,7 @@ FORBIDDEN = {
     "artifacts": {"torch", "ray"},
     "schedule": {"torch", "ray"},
     "laws": {"torch", "ray"},
+    "snapshots": {"torch", "ray", "tune_dd.model", "tune_dd.corpus"},
     "corpus": {"torch", "ray", "tune_dd.model"},
     "tokenizer": {"torch", "ray", "tune_dd.model"},
     "stream": {"torch", "ray", "tune_dd.model"},
@@ -80,7 +81,10 @@ def test_the_check_sees_an_import_inside_a_function(tmp_path) -> None:
     assert hits(imports(file), {"torch"}) == {"torch", "torch.nn"}
 
 
-@pytest.mark.parametrize("package", ["analysis", "search_spaces.static_dropout", "tune_dd.artifacts", "tune_dd.trial"])
+@pytest.mark.parametrize(
+    "package",
+    ["analysis", "search_spaces.static_dropout", "search_spaces.locked_stream", "tune_dd.artifacts", "tune_dd.trial"],
+)
 def test_it_imports_where_neither_torch_nor_ray_can_be(package: str) -> None:
     code = (
         "import sys\n"

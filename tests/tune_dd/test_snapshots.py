@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 from tests_support import spec, synthetic_text
 
-from tune_dd import journal, trainable
+from tune_dd import artifacts, journal, trainable
 from tune_dd.artifacts import TIMING_COLUMNS
 from tune_dd.corpus import prepare_corpus
 from tune_dd.regimes import VALIDATION_SALT, CorpusSource
@@ -177,3 +179,40 @@ def test_a_snapshot_lives_as_long_as_a_trial_may_start_from_it(tmp_path: Path) -
     assert list(folder.iterdir()) == [first]
     sharing.drop_unneeded(tmp_path, {})
     assert not folder.exists()
+
+
+def test_kills_inside_every_write_lose_nothing_that_is_shared(cache: Path, tmp_path: Path) -> None:
+    """Attempt after attempt is killed inside its second write, at each of the points of one in turn."""
+    specs = [known(cache, stream(name, *PATHS[name])) for name in ("a", "b", "c", "twin")]
+    sharing = Sharing.of(specs)
+    run, alone = context(tmp_path / "run", cache), context(tmp_path / "alone", cache)
+    train(alone, specs, None)
+
+    def steps() -> dict[str, int]:
+        paths = {s.trial_id: journal.journal_path(run.journals, s.trial_id) for s in specs}
+        found = {i: journal.read_journal(path) if path.exists() else None for i, path in paths.items()}
+        return {i: past.step if past else 0 for i, past in found.items() if not (past and past.finished)}
+
+    kills = 0
+    while left := steps():
+        assert kills < 100
+        sharing.drop_unneeded(tmp_path / "run", left)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                countdown = itertools.count(6 + kills % 5, -1)
+                artifacts.reach = lambda point, left=countdown: os._exit(9) if next(left) == 1 else None
+                for trial in specs:
+                    if trial.trial_id in left:
+                        save_steps = sharing.save_steps(trial.trial_id, set(left))
+                        starts = sharing.starts(trial.trial_id)
+                        trainable.run_trial(trial, run, lambda row: None, save_steps=save_steps, starts=starts)
+            finally:
+                os._exit(0)
+        kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert kills >= 8
+    sharing.drop_unneeded(tmp_path / "run", {})
+    assert not (tmp_path / "run" / FOLDER).exists()
+    for trial in specs:
+        assert outcome(run, trial)[0] == outcome(alone, trial)[0]
+        assert all(torch.equal(outcome(run, trial)[2][n], t) for n, t in outcome(alone, trial)[2].items())

@@ -128,8 +128,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"name a regime: {', '.join(REGIMES)} or a .toml file; or try --quick")
     if args.transfer and not args.coefficients:
         raise UserError("--transfer is about a law fitted elsewhere: name it with --coefficients")
-    if args.coefficients and args.resume:
-        raise UserError("--coefficients: a resumed run keeps the law that it was begun with; leave it out")
+    if args.coefficients and (args.resume or args.extend):
+        raise UserError("--coefficients: a run keeps the law that it was begun with; leave it out, or start a new run")
     return args
 
 

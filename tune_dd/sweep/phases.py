@@ -121,8 +121,6 @@ def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
 
 def _change_stream(grid: StreamGrid, args: argparse.Namespace) -> StreamGrid:
     """--dropouts replace the fixed ones, --anchors come besides; the law is frozen."""
-    if args.coefficients:
-        raise UserError("--coefficients: the law of a stream is frozen; start a new run for another")
     models = read_models(args.models) or grid.models
     stages = len(grid.prefixes)
     schedules: tuple[Schedule, ...] = grid.schedules

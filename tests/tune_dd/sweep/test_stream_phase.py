@@ -116,7 +116,7 @@ def test_a_stream_is_extended_by_seeds_and_paths(streamed) -> None:
         (["--extend", "RUN", "--stage-steps", "7"], "--stage-steps makes another stream"),
         (["--extend", "RUN", "--prefixes", "400,800,1600"], "--prefixes makes another stream"),
         (["--extend", "RUN", "--readouts", "6400"], "--readouts has no meaning in --phase stream"),
-        (["--extend", "RUN", "--coefficients", "law.json"], "the law of a stream is frozen"),
+        (["--extend", "RUN", "--coefficients", "law.json"], "keeps the law that it was begun with"),
         (["--extend", "RUN", "--anchors", "mine=0.5,0.5"], "condition mine of another path"),
         ([*OPTIONS, "--coefficients", "elsewhere.json"], "fitted on the regime owt, not tiny"),
         ([*OPTIONS, "--coefficients", "other.json"], "under another tokenizer"),
