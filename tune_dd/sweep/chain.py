@@ -29,7 +29,7 @@ from tune_dd.sweep.runs import RunFolder, group_name, hold, make_folder, shown_p
 CHAIN = "chain.json"
 LAW_FOLDER = "law"
 GATES = ("screen", "confirm")
-SHAPES = ("models", "prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run")
+SHAPES = ("prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run")
 
 # (command line of one phase, told of the run's folder before it trains) -> exit code
 RunPhase = Callable[[list[str], Callable[[RunFolder], None]], int]
@@ -42,6 +42,7 @@ class Chain:
     Attributes:
         options: the regime, scale, device and text, repeated for every phase.
         anchors: paths by hand for the stream, as given.
+        ladder: the models that are screened, as given; None for the scale's.
         runs: phase -> its run's folder.
         decisions: what the gates decided and whether a law was found, in order.
     """
@@ -49,6 +50,7 @@ class Chain:
     path: Path
     options: list[str]
     anchors: list[str]
+    ladder: str | None
     runs: dict[str, str]
     decisions: list[dict[str, Any]]
     finished: bool = False
@@ -60,6 +62,7 @@ class Chain:
                 "schema": artifacts.SCHEMA,
                 "options": self.options,
                 "anchors": self.anchors,
+                "ladder": self.ladder,
                 "runs": self.runs,
                 "decisions": self.decisions,
                 "finished": self.finished,
@@ -71,7 +74,8 @@ class Chain:
         """Raises UserError if there is no chain or it is damaged."""
         data = artifacts.read_json(path / CHAIN)
         try:
-            return cls(path, data["options"], data["anchors"], data["runs"], data["decisions"], data["finished"])
+            fields = ("options", "anchors", "ladder", "runs", "decisions", "finished")
+            return cls(path, *(data[name] for name in fields))
         except (KeyError, TypeError):
             raise UserError(f"{path / CHAIN} is damaged: start a new chain with --phase all") from None
 
@@ -99,8 +103,8 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
         if getattr(args, name):
             option = name.removesuffix("_run").replace("_", "-")
             raise UserError(f"--{option} belongs to one phase: leave it out of --phase all, or set it in a regime file")
-    if args.resume and args.anchors:
-        raise UserError("--anchors: a resumed chain keeps the paths that it was begun with; leave them out")
+    if args.resume and (args.anchors or args.models):
+        raise UserError("--anchors and --models: a resumed chain keeps those that it was begun with; leave them out")
     chain = _find(args) if args.resume else _new(args)
     console.print(f"chain: {shown_path(chain.path)}", highlight=False, soft_wrap=True)
     with hold(RunFolder(chain.path)):
@@ -114,7 +118,7 @@ def _new(args: argparse.Namespace) -> Chain:
     regime = choose_regime(args)
     regime.scale(scale_name(args))
     path = make_folder(Path(args.storage).absolute(), group_name(regime.name, "all", scale_name(args)))
-    chain = Chain(path, repeated(args), args.anchors or [], {}, [])
+    chain = Chain(path, repeated(args), args.anchors or [], args.models, {}, [])
     chain.write()
     return chain
 
@@ -137,6 +141,8 @@ def _go_on(chain: Chain, args: argparse.Namespace, console: Console, run_phase: 
     model = ""
     for phase in GATES:
         more = ["--from", chain.runs["screen"]] if phase == "confirm" else []
+        if phase == "screen" and chain.ladder:
+            more = ["--models", chain.ladder]
         if code := _phase(chain, phase, more, args, console, run_phase):
             return code
         decision = artifacts.read_json(Path(chain.runs[phase], DECISION))

@@ -109,7 +109,8 @@ def _show_all(argv: list[str], console: Console) -> int:
     """The plans of --phase all as far as they are known beforehand."""
     words = repeated(parse(argv))
     model = choose_regime(parse(words)).scale(scale_name(parse(words))).models[-1]
-    for phase, more in (("screen", []), ("confirm", ["--models", model.name]), ("calibrate", [])):
+    ladder = ["--models", parse(argv).models] if parse(argv).models else []
+    for phase, more in (("screen", ladder), ("confirm", ["--models", model.name]), ("calibrate", [])):
         console.rule(phase, style="bold", align="left")
         line = [*words, "--phase", phase, *more, "--dry-run"]
         _begin(parse(line), line, console)

@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--scale", choices=SCALES, help="full (default), or pocket: a rehearsal in minutes")
     search.add_argument("--quick", action="store_true", help="pocket scale, cpu, 24 trials; the embedded corpus")
-    search.add_argument("--models", help="e.g. L12_H8_D320,L16_H8_D384 (layers, heads, width)")
+    search.add_argument("--models", help="e.g. L12_H8_D320,L16_H8_D384 (layers, heads, width); with all: the ladder")
     search.add_argument("--prefixes", help="values of U in tokens, e.g. 250k,500k,1M")
     search.add_argument("--readouts", help="values of C in tokens at which a trial is read out, e.g. 8M,16M")
     search.add_argument("--dropouts", help="e.g. 0,0.1,0.2,0.3")

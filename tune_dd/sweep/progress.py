@@ -61,7 +61,7 @@ class Progress:
             tail = ""
             if best:
                 _, unique, sampled, dropout, loss, _ = best[-1]
-                tail = f"; best so far at U {short_count(unique)}, C {short_count(sampled)}: {dropout} ({loss:.4f})"
+                tail = f"; best so far at U {short_count(unique)}, C {short_count(sampled)}: p {dropout} ({loss:.4f})"
             self._console.print(self._headline(state, now) + tail, highlight=False, markup=False, soft_wrap=True)
 
     def _headline(self, state: SearchState, now: float) -> str:

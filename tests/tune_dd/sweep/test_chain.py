@@ -91,6 +91,7 @@ def test_a_chain_is_stopped_and_goes_on_to_one_report(tmp_path: Path) -> None:
         (["--seeds", "1"], "--seeds belongs to one phase"),
         (["--coefficients", "x"], "--coefficients belongs to one phase"),
         (["--extend"], "--extend adds to one run"),
+        (["--resume", "--models", "L1_H2_D16"], "keeps those that it was begun with"),
         (["--resume"], "no unfinished chain tiny-all-*"),
         (["--resume", "nowhere"], "nowhere/chain.json is missing"),
         (["--scale", "huge"], "--scale"),
