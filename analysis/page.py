@@ -25,7 +25,7 @@ from analysis.terminal import (
     plateau_text,
     signed,
 )
-from analysis.words import CLASS_WORDS, answer, law_sentence, t_test
+from analysis.words import CLASS_WORDS, answer, law_sentence, left_out_sentence, t_test
 
 if TYPE_CHECKING:
     from analysis.figures import Picture
@@ -226,10 +226,8 @@ def law_part(analysis: Analysis, shown: Shown) -> str:
         "Design": f"rank {coefficients.rank}, condition number {coefficients.condition_number:.1f}",
         "Error on the cells fitted": f"{coefficients.rmse:.4f} in dropout (root mean square)",
     }
-    if coefficients.loo_rmse is not None and coefficients.loo_regret is not None:
-        quality["Error on a cell left out"] = (
-            f"{coefficients.loo_rmse:.4f} in dropout, which costs {coefficients.loo_regret:.4f} nats per token"
-        )
+    if left_out := left_out_sentence(coefficients):
+        quality["Error on a cell left out"] = left_out
     parts = [
         html_table(
             ["coefficient", "value", "95 % interval"],
