@@ -78,8 +78,10 @@ def parser() -> OneLineParser:
     add("--storage", type=Path, default=STORAGE, help="where to look for the newest run (default: %(default)s)")
     add("--out", type=Path, help="folder for the files (default: the run's; for several, combined/ beside the first)")
     add("--law", choices=sorted(LAWS), help="fit this law and no other (default: interaction, else first_order)")
-    add("--margin", type=float, help="plateau margin in nats per token (default: one pooled paired standard error)")
-    add("--bootstrap", type=int, default=2000, help="bootstrap draws (default: %(default)s)")
+    margin = "plateau columns only, not the law: margin in nats per token (default: one pooled paired standard error)"
+    add("--margin", type=float, help=margin)
+    draws = "bootstrap draws behind every interval: optima, coefficients, comparison (default: %(default)s)"
+    add("--bootstrap", type=int, default=2000, help=draws)
     add("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
     add("--no-report", dest="report", action="store_false", help="tables only: no page, no figures")
     add("--optuna", action="store_true", help="write optuna.db, for optuna-dashboard")

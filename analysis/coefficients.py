@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Coefficients:
 
     Attributes:
         coefficients: name -> value, unrounded, in the law's order.
-        intervals: name -> 95 % interval.
+        intervals: name -> 95 % interval; NaN (null in JSON) where nothing tells the noise, as in ``notes``.
         rank, condition_number: of the design over the interior cells (``tune_dd.laws.design_rank``).
         n_cells: interior cells, that is points of the fit; ``cells`` lists the censored and flat ones too.
         rmse: root mean square of law less target over the interior cells, dropout.
@@ -39,7 +40,8 @@ class Coefficients:
             where leaving a cell out leaves the law undetermined.
         discrepancy: standard deviation, in dropout, of what noise does not explain of the cells' distance
             from the law; 0 where it explains all.
-        draws: bootstrap refits, (at most 500, k): the joint spread, and predictions' intervals.
+        draws: bootstrap refits, (at most 500, k): the joint spread, and predictions' intervals; empty where
+            the intervals are NaN.
         cells: one dictionary per cell used: what it is, its target, weight and the law's value.
         notes: what a reader must know, such as a fall from one law to another.
     """
@@ -59,10 +61,10 @@ class Coefficients:
     cells: tuple[dict[str, Any], ...]
     tokenizer_hash: str
     corpus_hash: str
-    discrepancy: float
-    draws: tuple[tuple[float, ...], ...]
-    n_bootstrap: int
-    seed: int
+    discrepancy: float = 0.0
+    draws: tuple[tuple[float, ...], ...] = ()
+    n_bootstrap: int = 0
+    seed: int = 0
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
@@ -82,22 +84,29 @@ class Coefficients:
         """Low and high of the law's dropout by the coefficients' joint bootstrap spread, clamped.
 
         It is the interval of the law's value, not of a new cell's optimum: that one scatters about the law
-        by ``discrepancy`` besides.
+        by ``discrepancy`` besides. NaN where there are no draws.
         """
         design = self.form.design(n_params, unique_tokens, sampled_tokens)
+        if not self.draws:
+            unknown = np.full(design.shape[:-1], math.nan)
+            return unknown, unknown.copy()
         values = np.clip(design @ np.array(self.draws).T, self.p_min, self.p_max)
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
         return np.asarray(low), np.asarray(high)
 
     @property
     def covariance(self) -> Array:
-        """(k, k) of the coefficients, from the draws, in the law's order."""
+        """(k, k) of the coefficients, from the draws, in the law's order; NaN where there are none."""
+        if not self.draws:
+            return np.full((len(self.coefficients),) * 2, math.nan)
         return np.atleast_2d(np.cov(np.array(self.draws), rowvar=False))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``from_dict`` of it, through JSON text too, is equal to the last bit."""
         data = asdict(self)
-        data["intervals"] = {name: list(value) for name, value in self.intervals.items()}
+        data["intervals"] = {
+            name: [None if math.isnan(end) else end for end in ends] for name, ends in self.intervals.items()
+        }
         data["cells"] = [dict(cell) for cell in self.cells]
         data["draws"] = [list(draw) for draw in self.draws]
         data["notes"] = list(self.notes)
@@ -105,24 +114,31 @@ class Coefficients:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Coefficients:
-        """Raises UserError if a key is missing, the schema or law unknown, or a coefficient not the law's."""
-        names = cls.__dataclass_fields__
+        """Raises UserError if a key is missing, the schema or law unknown, or a coefficient not the law's.
+
+        What only ``tune_dd`` writes may be missing: without draws, predictions have no interval.
+        """
+        names = [field.name for field in fields(cls) if field.name in data or field.default is MISSING]
         missing = [name for name in names if name not in data]
         if missing:
             raise UserError(f"coefficients lack {', '.join(missing)}: give a coefficients.json written by tune_dd")
-        if data["schema"] != SCHEMA:
-            raise UserError(f"coefficients of schema {data['schema']}, not {SCHEMA}: fit them again")
-        fields = {name: data[name] for name in names}
-        fields["intervals"] = {name: (low, high) for name, (low, high) in data["intervals"].items()}
-        fields["cells"] = tuple(data["cells"])
-        fields["draws"] = tuple(tuple(draw) for draw in data["draws"])
-        fields["notes"] = tuple(data["notes"])
-        result = cls(**fields)
+        if data.get("schema") != SCHEMA:
+            raise UserError(f"coefficients of schema {data.get('schema')}, not {SCHEMA}: fit them again")
+        values = {name: data[name] for name in names}
+        # math.nan itself, not any NaN: tuples that hold the same object are equal.
+        values["intervals"] = {
+            name: (math.nan if low is None else low, math.nan if high is None else high)
+            for name, (low, high) in data["intervals"].items()
+        }
+        values["cells"] = tuple(data["cells"])
+        values["draws"] = tuple(tuple(draw) for draw in data.get("draws", ()))
+        values["notes"] = tuple(data.get("notes", ()))
+        result = cls(**values)
         result.form.vector(result.coefficients)
         order = result.form.coefficients  # JSON written with sorted keys has lost it
         return cls(
             **{
-                **fields,
+                **values,
                 "coefficients": {name: result.coefficients[name] for name in order},
                 "intervals": {name: result.intervals[name] for name in order},
             }
@@ -169,8 +185,11 @@ def fit_law(
         form = get_law(fallback)
         rank, condition = check_rank(targets, form)
         notes.append(f"fitted {form.name} instead of {law}: {str(error).split(':')[0]}")
-    if not all(fit.noise.known for fit in targets.fits):
-        notes.append("no replicates: intervals come from the cells' scatter about the law alone")
+    known = all(fit.noise.known for fit in targets.fits)
+    if not known:
+        notes.append("no replicates and fewer than five dropouts a cell: nothing tells the noise, so no intervals")
+    elif not targets.replicated:
+        notes.append("no replicates: the noise behind the intervals is the losses' scatter about each cell's curve")
     notes += _weaknesses(targets, form, condition)
     problem = problem_of(targets, form, p_min, p_max)
     rng = np.random.default_rng([seed, 1])
@@ -178,19 +197,22 @@ def fit_law(
     predicted = np.clip(problem.design @ beta, p_min, p_max)
     errors = (predicted - targets.dropout)[targets.point]
     discrepancy = _discrepancy(targets, errors, len(beta))
-    draws = _bootstrap(targets, problem, beta, predicted, discrepancy, n_bootstrap, rng)
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    draws = np.empty((0, len(beta)))
+    intervals = dict.fromkeys(form.coefficients, (math.nan, math.nan))
+    if known:
+        draws = _bootstrap(targets, problem, beta, predicted, discrepancy, n_bootstrap, rng)
+        ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
+        intervals = {name: (low, high) for name, (low, high) in zip(form.coefficients, ends.tolist(), strict=True)}
     left_out = _leave_out(targets, problem, beta, np.arange(len(targets)))
     loo_rmse = loo_regret = None
     if left_out is not None:
         loo_rmse = float(np.sqrt(np.mean((left_out - targets.dropout)[targets.point] ** 2)))
         loo_regret = float(np.mean([fit.regret(p) for fit, p in zip(targets.fits, left_out, strict=True)]))
-    names = form.coefficients
     return Coefficients(
         regime=targets.fits[0].regime,
         law=form.name,
-        coefficients=dict(zip(names, beta.tolist(), strict=True)),
-        intervals=dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True)),
+        coefficients=dict(zip(form.coefficients, beta.tolist(), strict=True)),
+        intervals=intervals,
         p_min=p_min,
         p_max=p_max,
         rank=rank,
@@ -219,6 +241,11 @@ def _weaknesses(targets: Targets, form: Law, condition: float) -> list[str]:
             f"weakly determined: {points} interior cells for {k} coefficients, condition number {condition:.0f}; "
             "read the intervals, not the coefficients"
         )
+    if (blocks := len(np.unique(targets.block[targets.point]))) <= k:
+        notes.append(
+            f"{blocks} sets of trials (one per model and prefix) for {k} coefficients: how far the law misses cannot "
+            "be told from them, and the intervals hold little but noise"
+        )
     if len(np.unique(targets.n_params[targets.point])) == 1 and k > 1:
         notes.append("one model size: what depends on P is inferred from U and C alone; do not use it for another size")
     return notes
@@ -236,10 +263,12 @@ def _only(table: pd.DataFrame, column: str, targets: Targets) -> str:
 
 def _freedom(targets: Targets, k: int) -> float:
     """What residual variances are multiplied by since k coefficients were fitted: G / (G - k), G the blocks
-    with interior cells. Read-outs of one block err together, so that blocks count, not cells.
+    with interior cells, since read-outs of one block err together. Where there are not more blocks than
+    coefficients, n / (n - k) over the n interior cells, which is the least it can be.
     """
-    blocks = len(np.unique(targets.block[targets.point]))
-    return blocks / max(blocks - k, 1)
+    n, blocks = int(targets.point.sum()), len(np.unique(targets.block[targets.point]))
+    by_cells = n / (n - k)
+    return max(by_cells, blocks / (blocks - k)) if blocks > k else by_cells
 
 
 def _discrepancy(targets: Targets, errors: Array, k: int) -> float:

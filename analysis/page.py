@@ -6,6 +6,7 @@ of a table or a piece of text goes through ``text``. Pictures are inline SVG tha
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from analysis.terminal import (
     plateau_text,
     signed,
 )
-from analysis.words import CLASS_WORDS, answer, law_sentence, t_test
+from analysis.words import CLASS_WORDS, answer, law_sentence, left_out_sentence, t_test
 
 if TYPE_CHECKING:
     from analysis.figures import Picture
@@ -200,11 +201,13 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
     only = ", ".join(str(selection[name].iloc[0]) for name in ("phase", "model") if name not in names)
     caption = f"Class: {analysis.experiment.evidence}. {f'All cells: {only}.' if only else ''}"
     table = html_table([*headings, "95 % interval"], rows, numeric=len(names), caption=caption)
+    margin = analysis.settings.margin
+    within = "one pooled paired standard error" if margin is None else f"{margin:g} nats per token, the margin given"
     about = paragraph(
-        "The plateau is the set of dropouts not shown worse than the best one: within one pooled paired standard "
-        "error. Where the best rate is the grid's highest or lowest, the optimum is censored: the bound given is the "
-        "end of its 95 % interval that lies inside the grid. The gain is the validation "
-        "loss at p = 0 less that at the best other rate, its interval charged for having chosen the best."
+        f"The plateau is the set of dropouts not shown worse than the best one: within {within}. Where the best rate "
+        "is the grid's highest or lowest, the optimum is censored: the bound given is the end of its 95 % interval "
+        "that lies inside the grid. The gain is the loss at p = 0 less that at the best other rate, its interval "
+        "charged for having chosen the best."
     )
     drawn = sum(section == "cells" for section, _, _ in shown)
     rest = len(selection) - drawn
@@ -226,10 +229,8 @@ def law_part(analysis: Analysis, shown: Shown) -> str:
         "Design": f"rank {coefficients.rank}, condition number {coefficients.condition_number:.1f}",
         "Error on the cells fitted": f"{coefficients.rmse:.4f} in dropout (root mean square)",
     }
-    if coefficients.loo_rmse is not None and coefficients.loo_regret is not None:
-        quality["Error on a cell left out"] = (
-            f"{coefficients.loo_rmse:.4f} in dropout, which costs {coefficients.loo_regret:.4f} nats per token"
-        )
+    if left_out := left_out_sentence(coefficients):
+        quality["Error on a cell left out"] = left_out
     parts = [
         html_table(
             ["coefficient", "value", "95 % interval"],
@@ -363,8 +364,9 @@ def reproduce_part(analysis: Analysis) -> str:
         if known := {name: str(value) for name, value in rows.items() if value}:
             parts.append(definitions(known))
     parts.append(paragraph("This page and the tables beside it come from:"))
-    runs = " ".join(str(folder) for folder in analysis.experiment.folders) or str(analysis.folder)
-    parts.append(f"<pre>python -m analysis {text(runs)}</pre>")
+    runs = [str(folder) for folder in analysis.experiment.folders] or [str(analysis.folder)]
+    command = shlex.join(["python", "-m", "analysis", *runs, *analysis.settings.arguments()])
+    parts.append(f"<pre>{text(command)}</pre>")
     parts.append(
         paragraph(
             "Every number can be traced: metrics.jsonl holds one row per read-out, summary.json every seed's values "

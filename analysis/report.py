@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,30 @@ CELL = ["regime", "phase", "model", "n_params", "unique_tokens", "sampled_tokens
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What was asked of an analysis, beyond its runs: the options that change a number or where it is written.
+
+    Attributes:
+        law: name of the law asked for, or None for the default and its fallback.
+        margin: plateau margin in nats per token, or None for one pooled paired standard error.
+        bootstrap, seed: draws of every bootstrap, and what seeds them.
+        out: folder asked for, or None for the default one.
+    """
+
+    law: str | None = None
+    margin: float | None = None
+    bootstrap: int = 2000
+    seed: int = 0
+    out: Path | None = None
+
+    def arguments(self) -> list[str]:
+        """The command-line options that give these settings; none that are the default."""
+        given = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        default = Settings()
+        return [text for name, value in given if value != getattr(default, name) for text in (f"--{name}", str(value))]
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Everything that an analysis found.
 
@@ -46,6 +70,7 @@ class Analysis:
         predictions: what was predicted beside what came out, empty where nothing was.
         trace: training loss by step, or None.
         notes: sentences that the reader must be told.
+        settings: what was asked.
         folder: where the files are.
         files: what was written, the report last.
     """
@@ -61,6 +86,7 @@ class Analysis:
     predictions: pd.DataFrame
     trace: pd.DataFrame | None
     notes: tuple[str, ...]
+    settings: Settings
     folder: Path
     files: tuple[Path, ...] = ()
 
@@ -90,7 +116,7 @@ def analyse(
         law: name of the law to fit. Asked for by name, a design that cannot give it is an error; by default
             the interaction law is tried, then the first-order one, and the result says which and why.
         margin: plateau margin in nats per token; by default one pooled paired standard error.
-        n_bootstrap, seed: draws of the parametric bootstrap, and what seeds them.
+        n_bootstrap, seed: draws of every bootstrap (optima, coefficients, comparison), and what seeds them.
         report: write report.html and figures/.
         export: write table.csv and table.parquet.
         optuna, tensorboard: write those exports too.
@@ -105,7 +131,8 @@ def analyse(
         raise UserError(f"--bootstrap {n_bootstrap} must be at least 1, better 2000")
     experiment = load_experiment(paths)
     folder = output_folder(experiment, paths, out)
-    analysis = compute(experiment, folder, law=law, margin=margin, n_bootstrap=n_bootstrap, seed=seed)
+    settings = Settings(law, margin, n_bootstrap, seed, Path(out) if out is not None else None)
+    analysis = compute(experiment, folder, settings)
     return write(analysis, report=report, export=export, optuna=optuna, tensorboard=tensorboard)
 
 
@@ -122,15 +149,7 @@ def output_folder(experiment: Experiment, paths: Sequence[Path | str], out: Path
     return folder
 
 
-def compute(
-    experiment: Experiment,
-    folder: Path,
-    *,
-    law: str | None = None,
-    margin: float | None = None,
-    n_bootstrap: int = 2000,
-    seed: int = 0,
-) -> Analysis:
+def compute(experiment: Experiment, folder: Path, settings: Settings = Settings()) -> Analysis:
     """Every statistic of an experiment; nothing is written."""
     from analysis.optimum import cell_fits, selection_table, summarise
 
@@ -138,9 +157,10 @@ def compute(
     summary = summarise(table)
     static, told = calibration_rows(table)
     notes += told
-    fits = cell_fits(static, margin=margin, n_bootstrap=n_bootstrap, seed=seed) if len(static) else []
+    n_bootstrap, seed = settings.bootstrap, settings.seed
+    fits = cell_fits(static, margin=settings.margin, n_bootstrap=n_bootstrap, seed=seed) if len(static) else []
     selection = selection_table(fits)
-    coefficients, law_note = fit(selection, static, law, seed)
+    coefficients, law_note = fit(selection, static, settings)
     held_out = held_out_regret(selection, static, coefficients, seed)
     comparison = compare_stream(table, notes, n_bootstrap, seed)
     trace, told = read_trace(experiment.folders)
@@ -156,6 +176,7 @@ def compute(
         predictions=outcomes(read_predictions(experiment.folders), selection, comparison),
         trace=trace,
         notes=(*notes, *told),
+        settings=settings,
         folder=folder,
     )
 
@@ -196,17 +217,19 @@ def calibration_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return rows[tried >= 2], notes
 
 
-def fit(selection: pd.DataFrame, table: pd.DataFrame, law: str | None, seed: int) -> tuple[Coefficients | None, str]:
+def fit(selection: pd.DataFrame, table: pd.DataFrame, settings: Settings) -> tuple[Coefficients | None, str]:
     """The law's coefficients, or None and the reason. A law asked for by name must be possible."""
     from analysis.coefficients import fit_law
 
+    law, draws, seed = settings.law, settings.bootstrap, settings.seed
     if selection.empty:
         if law is not None:
             raise UserError(f"--law {law} needs calibration cells: analyse a calibrate run, or leave --law out")
         return None, "There are no calibration cells to fit a law to."
     try:
         fallback = None if law is not None else FALLBACK_LAW
-        return fit_law(selection, table, law=law or DEFAULT_LAW, fallback=fallback, seed=seed), ""
+        fitted = fit_law(selection, table, law=law or DEFAULT_LAW, fallback=fallback, n_bootstrap=draws, seed=seed)
+        return fitted, ""
     except UserError as error:
         if law is not None:
             raise

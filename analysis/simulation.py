@@ -198,16 +198,42 @@ def curve_with_optimum(optimum: float) -> LossCurve:
 TRUE_LAW = {"A": 0.20, "B": 0.15, "D": 0.06, "C0": -0.25}
 
 
+# Sizes and prefixes of the simulated calibrations; read-outs are those of ``simulate_calibration``.
+SIZES, PREFIXES = (45_000, 163_840, 430_000), (4_000, 8_000, 16_000, 32_000)
+
+
+# Sizes and prefixes of the simulated calibrations; read-outs are those of ``simulate_calibration``.
+SIZES, PREFIXES = (45_000, 163_840, 430_000), (4_000, 8_000, 16_000, 32_000)
+
+
 def coverage_of_coefficients(
-    n_calibrations: int = 200, *, n_bootstrap: int = 300, miss: float = 0.0, seed: int = 0
+    n_calibrations: int = 200,
+    *,
+    n_params: Sequence[int] = SIZES,
+    unique_tokens: Sequence[int] = PREFIXES,
+    n_seeds: int = 3,
+    n_bootstrap: int = 300,
+    miss: float = 0.0,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Per coefficient: the share of simulated calibrations whose 95 % interval holds the truth."""
+    """Per coefficient, and for the law's dropout at the calibrated sizes and prefixes (``prediction``, at
+    C = 196,608): the share of simulated calibrations whose 95 % interval holds the truth, and the spread.
+
+    A prediction's truth is another one at each place, so its row has the root mean square error as ``sd``.
+    """
     rng = np.random.default_rng(seed)
-    fits = []
+    p, u = (axis.ravel() for axis in np.meshgrid(n_params, unique_tokens))
+    dropouts = get_law("interaction").dropout(TRUE_LAW, p, u, 196_608)
+    fits, errors, held = [], [], []
     for number in range(n_calibrations):
-        table = simulate_calibration(rng, coefficients=TRUE_LAW, miss=miss)
+        table = simulate_calibration(
+            rng, coefficients=TRUE_LAW, n_params=n_params, unique_tokens=unique_tokens, n_seeds=n_seeds, miss=miss
+        )
         fits.append(fit_law(None, table, n_bootstrap=n_bootstrap, seed=number))
-    rows = []
+        low, high = fits[-1].interval(p, u, 196_608)
+        errors.append(fits[-1].predict(p, u, 196_608) - dropouts)
+        held.append((low <= dropouts) & (dropouts <= high))
+    rows: list[dict[str, object]] = []
     for name, truth in TRUE_LAW.items():
         values = np.array([fit.coefficients[name] for fit in fits])
         rows.append(
@@ -220,6 +246,14 @@ def coverage_of_coefficients(
                 "calibrations": n_calibrations,
             }
         )
+    rows.append(
+        {
+            "coefficient": "prediction",
+            "sd": np.sqrt(np.mean(np.square(errors))),
+            "coverage": np.mean(held),
+            "calibrations": n_calibrations,
+        }
+    )
     return pd.DataFrame(rows)
 
 

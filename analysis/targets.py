@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.cells import CELL_KEYS, Cell, check_table, make_cells, pool_noise
-from analysis.curves import can_fit, coordinate
+from analysis.cells import CELL_KEYS, Cell, Key, Noise, check_table, make_cells, pool_noise
+from analysis.curves import can_fit, coordinate, fit_curve
 from analysis.optimum import CellFit, fit_cell, optimum_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import Array, Law, design_rank
 
-# The paired standard deviation measured at pocket scale. It only scales the robust loss where a table has no
-# replicate to estimate noise from, and the coefficients then say so.
+# The paired standard deviation measured at pocket scale. It only scales the robust loss where a table has neither
+# replicates nor five dropouts to estimate noise from; the coefficients then have no intervals and say so.
 NOMINAL_STANDARD_ERROR = 0.03
 # Draws behind a target's standard deviation; its relative error is 1 / sqrt(2 * 400) = 3.5 %.
 TARGET_DRAWS = 400
@@ -29,17 +30,18 @@ class Targets:
     Attributes:
         fits, cells: the cells' statistics and decompositions.
         n_params, unique_tokens, sampled_tokens: P, U, C.
-        dropout: target optimum; for a censored cell the edge of what it says.
+        dropout: target optimum; of a censored cell too, where it bounds the optimum on one side.
         sd: standard deviation of the target by the bootstrap; 0 where there is no noise estimate.
         width: distance in z = sqrt(p + 0.1) at which the fitted loss is one paired standard error above its
             minimum: flat cells are wide and so weigh little.
         start_weight: 1 / (w^2 + sd^2), w the plateau's half-width floored at a third of a grid step; only the
             interior cells have one, the others 0. ``draw_weight`` is the same without that last clause, for
             bootstrap draws in which another set of cells is interior.
-        side: 0 for a target, -1 for a censored-low cell (only dropouts above the edge cost), +1 for a
-            censored-high one.
+        side: 0 for a target, -1 for a censored-low cell (only dropouts above its target cost), +1 for a
+            censored-high one (only those below).
         point: whether the cell's optimum is one (status interior).
         block: index of the cell's (phase, model, U): its read-outs are of the same trials.
+        replicated: whether the noise comes from replicates; if not, from ``curve_noise``, or it is unknown.
     """
 
     fits: tuple[CellFit, ...]
@@ -55,6 +57,7 @@ class Targets:
     side: NDArray[np.int64]
     point: NDArray[np.bool_]
     block: NDArray[np.int64]
+    replicated: bool
 
     def __len__(self) -> int:
         return len(self.fits)
@@ -78,6 +81,9 @@ def make_targets(selection: pd.DataFrame | None, table: pd.DataFrame, *, seed: i
     check_table(table)
     cells = make_cells(table)
     noise = pool_noise(cells)
+    replicated = all(value.known for value in noise.values())
+    if not replicated:
+        noise = curve_noise(cells)
     if selection is not None:
         wanted = set(selection[CELL_KEYS].itertuples(index=False, name=None))
         cells = [cell for cell in cells if cell.key in wanted]
@@ -93,10 +99,29 @@ def make_targets(selection: pd.DataFrame | None, table: pd.DataFrame, *, seed: i
             best[place] = cell
     kept = sorted(best.values(), key=lambda cell: cell.key)
     fits = [fit_cell(cell, noise[cell.key], None, TARGET_DRAWS, seed) for cell in kept]
-    return _assemble(kept, fits)
+    return _assemble(kept, fits, replicated)
 
 
-def _assemble(cells: list[Cell], fits: list[CellFit]) -> Targets:
+def curve_noise(cells: Sequence[Cell]) -> dict[Key, Noise]:
+    """Noise where no cell has a replicate: the scatter of the levels about each cell's cubic, pooled per regime.
+
+    A law's intervals need it even so: that another set of cells would be censored on other noise is most of
+    what they must hold. It counts the cubic's lack of fit as noise. Unknown where no cell has five dropouts.
+    """
+    rss: dict[str, float] = defaultdict(float)
+    df: dict[str, int] = defaultdict(int)
+    for cell in cells:
+        if not can_fit(len(cell.dropouts), 4):
+            continue
+        cubic = fit_curve(cell.levels, cell.dropouts, cell.counts, 3)
+        inside = (cell.dropouts >= cubic.low) & (cell.dropouts <= cubic.high)
+        rss[cell.key[0]] += float((cell.counts * (cell.levels - cubic.loss(cell.dropouts)) ** 2)[inside].sum())
+        df[cell.key[0]] += int(inside.sum()) - 4
+    noise = {regime: Noise(float(np.sqrt(rss[regime] / df[regime])), df[regime], borrowed=True) for regime in df}
+    return {cell.key: noise.get(cell.key[0], Noise(float("nan"), 0)) for cell in cells}
+
+
+def _assemble(cells: list[Cell], fits: list[CellFit], replicated: bool) -> Targets:
     side = np.zeros(len(fits), dtype=np.int64)
     dropout, width, weight = (np.zeros(len(fits)) for _ in range(3))
     for i, fit in enumerate(fits):
@@ -124,6 +149,7 @@ def _assemble(cells: list[Cell], fits: list[CellFit]) -> Targets:
         side=side,
         point=np.array([fit.status == "interior" for fit in fits]),
         block=np.array([blocks[cell.key[1:5]] for cell in cells], dtype=np.int64),
+        replicated=replicated,
     )
 
 

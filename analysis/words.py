@@ -146,14 +146,33 @@ def support(row: pd.Series) -> str:
 
 
 def law_sentence(coefficients: Coefficients) -> str:
-    """The fitted law as a formula with its numbers, and how well it predicts cells left out."""
+    """The fitted law as a formula with its numbers, and how well it predicts cells left out.
+
+    A law from one model size says so before anything else: how dropout depends on P is then a guess.
+    """
     terms = ", ".join(f"{name} = {value:.3f}" for name, value in coefficients.coefficients.items())
-    text = (
-        f"The {coefficients.law} law, p = {coefficients.form.formula}, fits {coefficients.n_cells} cells with {terms}"
-    )
-    if coefficients.loo_rmse is not None and coefficients.loo_regret is not None:
-        text += (
-            f"; on cells left out it is off by {coefficients.loo_rmse:.3f} in dropout, "
-            f"which costs {coefficients.loo_regret:.4f} nats per token"
+    sizes = {cell["n_params"] for cell in coefficients.cells if cell["status"] == "interior"}
+    caution = ""
+    if len(sizes) == 1:
+        caution = (
+            f"For models of P = {count_text(sizes.pop())} only, since one size cannot tell how dropout depends on P "
+            "(not even the sign of a coefficient of P is known): "
         )
-    return f"{text}."
+    text = (
+        f"{caution}{'the' if caution else 'The'} {coefficients.law} law, p = {coefficients.form.formula}, "
+        f"fits {coefficients.n_cells} cells with {terms}."
+    )
+    return f"{text} {left_out_sentence(coefficients)}".rstrip()
+
+
+def left_out_sentence(coefficients: Coefficients) -> str:
+    """The two errors on a cell left out, each with the cells that it is over; empty where they are unknown."""
+    if coefficients.loo_rmse is None or coefficients.loo_regret is None:
+        return ""
+    interior, n = coefficients.n_cells, len(coefficients.cells)
+    return (
+        f"For a cell left out of the fit, while other read-outs of the same trials stay in it, the law is off by "
+        f"{coefficients.loo_rmse:.3f} in dropout (root mean square over the {interior} cells with an optimum inside), "
+        f"and its dropout costs {coefficients.loo_regret:.4f} nats per token more than the best one (mean over all "
+        f"{n} cells)."
+    )

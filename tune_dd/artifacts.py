@@ -10,7 +10,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,28 +75,27 @@ def reach(point: str) -> None:
     """A named point of a write. Does nothing; the fault tests replace it to kill the process there."""
 
 
-def write_atomic(path: Path, data: bytes, *, point: Callable[[str], None] | None = None) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: temp file, flush, fsync, rename, fsync of the folder.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the former file is untouched.
     """
-    at = point or reach
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        at("before_temp")
+        reach("before_temp")
         with open(temp, "wb") as file:
             half = len(data) // 2
             file.write(data[:half])
-            at("half_written")
+            reach("half_written")
             file.write(data[half:])
             file.flush()
             os.fsync(file.fileno())
-        at("before_rename")
+        reach("before_rename")
         os.replace(temp, path)
-        at("after_rename")
+        reach("after_rename")
         sync_folder(path.parent)
-        at("after_sync")
+        reach("after_sync")
     except OSError as error:
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)

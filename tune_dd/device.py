@@ -81,6 +81,14 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a trial's peak anew where the device can; on cpu the peak is the worker's, over all its trials."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Most memory held so far: of the device on cuda, of this process on cpu and mps (unified memory)."""
     import torch

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import struct
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -121,7 +122,7 @@ def read_journal(path: Path) -> Journal:
         FileNotFoundError: there is no journal.
     """
     with open(path, "rb") as file:
-        return _parse(path, _read_metadata(file, path.stat().st_size))
+        return _parse(path, _read_metadata(file, os.fstat(file.fileno()).st_size))
 
 
 def load_journal(path: Path) -> tuple[Journal, dict[str, torch.Tensor]]:

@@ -97,9 +97,16 @@ def run_trial(
     if heartbeat.should_stop():
         heartbeat.close()
         return False
+    finished = _finished_rows(spec, run)
+    if finished is not None:
+        for row in finished:
+            report(row)
+        heartbeat.close()
+        return True
     data = _trial_data(run.cache_folder, spec.vocab_size, spec.protocol.context, run.eval_tokens)
     _check_identity(spec, data)
     torch_device = device.open_device(run.device, run.n_threads)
+    device.reset_peak_memory(torch_device)
     trial = TrialRun(spec, data.trial_data, torch_device)
     rows, redone_steps = _resume(spec, run, trial, heartbeat_step, starts)
     for row in rows:
@@ -167,6 +174,15 @@ def train_trial(config: dict[str, Any]) -> None:
         Heartbeat(run, spec).close()
 
 
+def _finished_rows(spec: TrialSpec, run: RunContext) -> list[dict[str, Any]] | None:
+    """Rows of a journal that is already whole: its worker died between writing it and telling Tune."""
+    try:
+        past = journal.read_journal(journal.journal_path(run.journals, spec.trial_id))
+    except (FileNotFoundError, journal.DamagedJournal):
+        return None
+    return past.rows if past.finished else None
+
+
 def _resume(
     spec: TrialSpec, run: RunContext, trial: TrialRun, heartbeat_step: int, starts: Sequence[str]
 ) -> tuple[list[dict[str, Any]], int]:
@@ -177,11 +193,8 @@ def _resume(
     except FileNotFoundError:
         return _begin(spec, run, trial, heartbeat_step, starts)
     except journal.DamagedJournal:
-        journal.set_aside(path)
+        journal.set_aside(path)  # the supervisor sees it lie there and says so
         return _begin(spec, run, trial, heartbeat_step, starts)
-    if not past.has_weights:
-        # Weights are dropped only from finished trials, which are not handed to Tune.
-        raise UserError(f"{path} holds no weights to go on from: give --resume to redo what is missing")
     trial.load_state(tensors, past.counters)
     redone = int(past.counters.get("redone_steps", 0)) + max(0, heartbeat_step - past.step)
     return list(past.rows), redone

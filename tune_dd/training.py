@@ -202,7 +202,12 @@ class TrialRun:
         }
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Everything that ``load_state`` needs: tensors (cpu, contiguous, own memory) and counters (JSON)."""
+        """Everything that ``load_state`` needs: tensors (cpu, contiguous, own memory) and counters (JSON).
+
+        Raises:
+            TrainingDiverged: the loss since the last look at it is NaN or infinite.
+        """
+        self._check(float(self._loss_sum))
         tensors = dict(self._tensors())
         counters = {
             "step": self.step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis.__main__ import main
 from analysis.report import Analysis, analyse, print_tables
 from tune_dd.artifacts import read_json, read_rows
 from tune_dd.errors import UserError
@@ -130,7 +132,27 @@ def test_the_same_run_gives_the_same_bytes(analysis: Analysis, tmp_path: Path) -
     for path in sorted(p for p in again.folder.rglob("*") if p.is_file() and p.suffix != ".html"):
         twin = analysis.folder / path.relative_to(again.folder)
         assert path.read_bytes() == twin.read_bytes(), path.name
-    assert again.report.read_text() == analysis.report.read_text()
+    there = shlex.join(["--out", str(tmp_path / "again")])
+    assert again.report.read_text().replace(f" {there}</pre>", "</pre>") == analysis.report.read_text()
+
+
+def test_the_page_says_how_it_was_made(synthetic: ModuleType, tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "a run", synthetic.calibration(readouts=(196_608, 262_144), seeds=(0, 1)))
+    out = tmp_path / "out"
+    found = analyse([run], out=out, law="first_order", margin=0.05, n_bootstrap=30, seed=4)
+    page = read_page(found)
+    command = next(line for line in page.text.split("python -m analysis ") if line.startswith("'"))
+    command = command[: command.index("Every number")]
+    assert shlex.split(command) == [
+        str(run), "--law", "first_order", "--margin", "0.05", "--bootstrap", "30", "--seed", "4", "--out", str(out)
+    ]  # fmt: skip
+    assert "within 0.05 nats per token, the margin given" in page.text
+    assert "standard error" not in page.text[page.text.index("The plateau is") :][:200]
+    assert found.coefficients is not None
+    assert (found.coefficients.n_bootstrap, found.coefficients.seed) == (30, 4)
+    before = found.report.read_bytes()
+    assert main(shlex.split(command)) == 0
+    assert found.report.read_bytes() == before
 
 
 def test_no_text_of_a_user_becomes_markup(synthetic: ModuleType, tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from analysis.coefficients import fit_law
 from analysis.figures import optimum_text
+from analysis.tables import load_experiment
 from analysis.terminal import best_text, optimum_interval
-from analysis.words import answer
+from analysis.words import answer, law_sentence
 
 
 def cells(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -109,3 +114,16 @@ def test_a_stream_of_one_seed_or_of_unmatched_seeds_prints_no_nan() -> None:
     text = answer(cells(), pd.DataFrame([welch]))
     assert "law ends lower than static_0.20" in text
     assert text.endswith("[-0.1000, -0.0100] (no seed matched, Welch's t p = 0.020).")
+
+
+def test_the_law_warns_of_one_size_first_and_keeps_its_two_errors_apart(synthetic: ModuleType, tmp_path: Path) -> None:
+    table = load_experiment([synthetic.write_run(tmp_path, synthetic.calibration())]).table
+    law = fit_law(None, table, n_bootstrap=20)
+    text = law_sentence(law)
+    assert text.startswith("For models of P = 164k only, since one size cannot tell how dropout depends on P")
+    assert f"off by {law.loo_rmse:.3f} in dropout (root mean square over the {law.n_cells} cells with an opti" in text
+    assert f"costs {law.loo_regret:.4f} nats per token more than the best one (mean over all 20 cells)" in text
+    assert "other read-outs of the same trials stay in it" in text
+    assert law.n_cells < 20
+    second = tuple({**cell, "n_params": 2 * cell["n_params"]} for cell in law.cells)
+    assert law_sentence(replace(law, cells=(*law.cells, *second))).startswith("The interaction law, p = ")

@@ -75,10 +75,15 @@ def the_run(folder: Path) -> Path:
 
 
 def rows(folder: Path) -> list[str]:
+    """Rows of the one run in a folder."""
+    return rows_of(the_run(folder))
+
+
+def rows_of(run_folder: Path) -> list[str]:
     """metrics.jsonl without its timings, a string a row."""
     return [
         json.dumps({k: v for k, v in row.items() if k not in artifacts.TIMING_COLUMNS})
-        for _, row in artifacts.read_rows(the_run(folder) / artifacts.METRICS)
+        for _, row in artifacts.read_rows(run_folder / artifacts.METRICS)
     ]
 
 

@@ -58,7 +58,19 @@ def test_each_failure_is_named_and_the_rest_goes_on_and_a_retry_mends_it(tmp_pat
 
 def test_one_death_of_a_worker_is_no_crash(tmp_path: Path) -> None:
     prepare(tmp_path)
-    fault = {"kind": "kill", "unique_tokens": 800, "step": 12, "once": str(tmp_path / "struck")}
+    # The first of four trials, each longer than the time-out: its slot goes to another while it waits its turn.
+    fault = {"kind": "kill", "unique_tokens": 400, "step": 12, "once": str(tmp_path / "struck")}
+    options = ("--device", "cpu", "--devices", "1", "--readouts", "64000,128000", "--hang-timeout", "4")
+    done = run(tmp_path, "tiny.toml", *options, fault=fault)
+    assert (tmp_path / "struck").exists()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(set(rows(tmp_path))) == 8
+
+
+def test_a_worker_that_dies_right_after_its_last_journal_has_finished(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    struck = str(tmp_path / "struck")
+    fault = {"kind": "kill_at", "point": "after_rename", "file": "journals", "count": 2, "once": struck}
     done = run(tmp_path, "tiny.toml", "--device", "cpu", fault=fault)
     assert (tmp_path / "struck").exists()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -89,7 +101,7 @@ def test_ctrl_c_saves_and_leaves_within_ten_seconds(tmp_path: Path, times: int) 
         time.sleep(0.3)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < (10 if times == 1 else 5)
     assert "--resume" in out
     for path in (the_run(tmp_path) / artifacts.JOURNALS).glob(f"*{journal.SUFFIX}"):
         found, tensors = journal.load_journal(path)
@@ -108,7 +120,8 @@ def test_a_suspended_machine_is_no_hang(tmp_path: Path) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(7)
-    for pid in reversed(pids):
+    for pid in pids:  # the supervisor first: it wakes to trials that seem to have stood still
         os.kill(pid, signal.SIGCONT)
+        time.sleep(0.1)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err

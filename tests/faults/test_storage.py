@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults_support import FEW, prepare, rows, run, start, the_run, wait_until
+from faults_support import FEW, prepare, rows, rows_of, run, start, the_run, wait_until
 
 from tune_dd import artifacts, journal
 
@@ -72,8 +72,7 @@ def test_a_full_disk_stops_the_search_and_space_lets_it_finish(unbroken, small_d
     (path,) = [p.parent for p in small_disk.glob(f"*/*/{artifacts.CONFIG}")]
     done = run(tmp_path, "--resume", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
-    found = [row for _, row in artifacts.read_rows(path / artifacts.METRICS)]
-    assert len(found) == len(unbroken)
+    assert rows_of(path) == unbroken
 
 
 def test_a_folder_turned_read_only_stops_the_search(unbroken, small_disk: Path, tmp_path: Path) -> None:
@@ -92,7 +91,7 @@ def test_a_folder_turned_read_only_stops_the_search(unbroken, small_disk: Path, 
         subprocess.run(["umount", "-l", str(journals)], check=True)
     done = run(tmp_path, "--resume", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list(artifacts.read_rows(path / artifacts.METRICS))) == len(unbroken)
+    assert rows_of(path) == unbroken
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty", "foreign"])

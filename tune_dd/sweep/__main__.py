@@ -26,8 +26,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted before the search began", file=sys.stderr)
+        print("interrupted: nothing that was done is lost; --resume goes on with it", file=sys.stderr)
         return 130
+    except OSError as error:
+        what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        print(f"error: {what}; mend that and give the command again with --resume", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -185,7 +185,8 @@ def _phase(
         argv = ["--resume", chain.runs[phase], *(["--retry-crashed"] if args.retry_crashed else [])]
     else:
         argv = [*chain.options, "--phase", phase, *more]
-    machine = ["--hang-timeout", str(args.hang_timeout), "--address", args.address]
+    machine = ["--address", args.address]
+    machine += ["--hang-timeout", str(args.hang_timeout)] if args.hang_timeout is not None else []
     machine += ["--keep-weights"] if args.keep_weights else []
     machine += ["--verbose"] if args.verbose else []
     return run_phase([*argv, *machine], begun)

@@ -51,6 +51,7 @@ from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.supervisor import Outcome, SearchOptions, Supervisor
 from tune_dd.trial import RunContext, TrialSpec
 
+_HANG_SECONDS = 900.0  # a step of the largest model on one core takes some 12 s, its evaluation minutes
 _LOG_WIDTH = 110  # columns, where there is no terminal to ask
 
 
@@ -125,7 +126,13 @@ def _show_all(argv: list[str], console: Console) -> int:
 def _run(search: Search, args: argparse.Namespace, console: Console) -> int:
     """Train what is not finished and show the table; the run's lock is held."""
     outcome = _search(search, args, console)
-    return _finish(search, outcome, console)
+    try:
+        return _finish(search, outcome, console)
+    except KeyboardInterrupt:
+        console.print(
+            f"the report was interrupted; it is made again with\n  {resume_command(search.run)}", soft_wrap=True
+        )
+        return 130
 
 
 def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Search | None:
@@ -158,6 +165,7 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
         cache_folder=cache_folder,
         manifest=corpus.manifest,
         device_name=device.device_name(device.open_device(plan.device, plan.n_threads)),
+        options={"keep_weights": args.keep_weights, "hang_timeout": args.hang_timeout or _HANG_SECONDS},
         more={"coefficients": [law.record() for law in laws]} if laws else {},
     )
     run = new_folder(storage, regime.name, plan.phase, plan.scale_name)
@@ -195,15 +203,7 @@ def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console:
         _refuse_changes(args, plan, run)
     device.check_device(plan.device, plan.regime.name)
     cache_folder = Path(config["data"]["cache_folder"])
-    try:
-        corpus = load_corpus(cache_folder, plan.scale.vocab_size)
-    except UserError:
-        corpus = _prepare(plan, cache_folder, use_cached=False, console=console)
-    if _identity(corpus, plan.scale) != planning.identity(config):
-        raise UserError(
-            f"the corpus cache {cache_folder} is no longer the one {run.path} was planned on: "
-            "restore the sources it was built from, or start a new run"
-        )
+    corpus = _same_corpus(config, plan, cache_folder, run, console)
     cost = planning.cost(plan, specs, None, keep_weights=args.keep_weights)
     print_plan(console, plan, specs, cost, corpus=corpus, cache_folder=cache_folder, storage=run.path.parent.parent)
     if args.dry_run:
@@ -218,9 +218,29 @@ def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console:
     return Search(run, config, plan, specs)
 
 
+def _same_corpus(config: dict[str, Any], plan: Plan, cache_folder: Path, run: RunFolder, console: Console) -> Corpus:
+    """The text that a run was planned on: its cache, or the cache built again from the run's own sources."""
+    try:
+        corpus = load_corpus(cache_folder, plan.scale.vocab_size)
+        if _identity(corpus, plan.scale) == planning.identity(config):
+            return corpus
+    except UserError:
+        pass
+    corpus = _prepare(plan, cache_folder, use_cached=False, console=console)
+    if _identity(corpus, plan.scale) != planning.identity(config):
+        raise UserError(
+            f"the text that {run.path} was planned on has changed: restore its sources "
+            f"({', '.join(plan.regime.corpus.globs) or 'the packages of its docstrings'}), or start a new run"
+        )
+    return corpus
+
+
 def _search(search: Search, args: argparse.Namespace, console: Console) -> Outcome:
     plan = search.plan
-    options = SearchOptions(args.address, args.hang_timeout, args.keep_weights, args.verbose)
+    stored = search.config.get("options", {})
+    keep_weights = args.keep_weights or bool(stored.get("keep_weights"))
+    hang_seconds = args.hang_timeout or float(stored.get("hang_timeout", _HANG_SECONDS))
+    options = SearchOptions(args.address, hang_seconds, args.verbose)
     progress = Progress(console, plan.scale.protocol.tokens_per_step, resume_command(search.run))
     state = SearchState(search.run, search.specs, progress.say)
     state.refresh()
@@ -232,7 +252,7 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
         device=plan.device,
         n_threads=plan.n_threads,
         eval_tokens=plan.scale.eval_tokens,
-        keep_weights=args.keep_weights,
+        keep_weights=keep_weights,
     )
     return Supervisor(search.run, plan, search.specs, context.to_dict(), state, progress, options).search()
 
@@ -245,7 +265,12 @@ def _finish(search: Search, outcome: Outcome, console: Console) -> int:
         console.print(f"stopped; {done}, the rest goes on with\n  {resume}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
     print_result(console, search.run, search.plan, search.specs, outcome)
-    return 3 if outcome.crashed else 0
+    missing = len(search.specs) - outcome.finished - len(outcome.crashed)
+    if missing > 0:
+        console.print(
+            f"{missing} trials are missing; they are trained by\n  {resume_command(search.run)}", soft_wrap=True
+        )
+    return 0 if outcome.finished == len(search.specs) else 3
 
 
 def _newest(args: argparse.Namespace, storage: Path, *, unfinished: bool) -> RunFolder:
@@ -265,6 +290,8 @@ def _command_line(argv: list[str]) -> str:
 
 def _refuse_changes(args: argparse.Namespace, plan: Plan, run: RunFolder) -> None:
     """A resumed run keeps its plan: say what the options would have changed."""
+    if args.regime is not None and choose_regime(args).name != plan.regime.name:
+        raise UserError(f"{run.path} is a run of the regime {plan.regime.name}, not {args.regime}: leave the name out")
     stored = plan.grids[0].to_dict() | {"scale": plan.scale_name, "device": plan.device, "devices": plan.n_devices}
     wanted = PHASES[plan.phase].change(plan.grids[0], args).to_dict()
     wanted |= {"scale": args.scale, "device": args.device}
@@ -312,8 +339,8 @@ def _measure_steps(plan: Plan, specs: tuple[TrialSpec, ...]) -> dict[ModelSpec, 
     from tune_dd.training import estimate_step_seconds
 
     torch_device = device.open_device(plan.device, plan.n_threads)
-    first = {spec.model: spec for spec in reversed(specs)}
-    return {model: estimate_step_seconds(spec, torch_device) for model, spec in first.items()}
+    last = {spec.model: spec for spec in specs}  # the largest dropout: masks cost too
+    return {model: estimate_step_seconds(spec, torch_device) for model, spec in last.items()}
 
 
 def _check_writable(storage: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from rich.table import Table
 from tune_dd import artifacts, journal
 from tune_dd.errors import UserError
 from tune_dd.sweep.progress import format_seconds
-from tune_dd.sweep.runs import RunFolder, find_runs, hold, shown_path
+from tune_dd.sweep.runs import RunFolder, find_runs, hold, is_held, shown_path
 
 
 def finished_trials(run: RunFolder) -> int:
@@ -41,8 +43,7 @@ def list_runs(storage: Path, console: Console) -> None:
         table.add_column(name, justify="right" if name in ("trials", "crashed", "size", "age") else "left")
     now = datetime.datetime.now()
     for run in find_runs(storage):
-        files = [p for p in run.path.rglob("*") if p.is_file()]
-        size = sum(p.stat().st_size for p in files)
+        size = _size(run)
         done, crashed = finished_trials(run), len(list(run.journals.glob(f"*{journal.CRASH_SUFFIX}")))
         try:
             config = run.config()
@@ -52,7 +53,7 @@ def list_runs(storage: Path, console: Console) -> None:
         planned = int(config["n_trials"])
         age = (now - datetime.datetime.fromisoformat(config["created"])).total_seconds()
         state = "finished" if done >= planned else "resumable"
-        if state == "resumable" and _is_held(run):
+        if state == "resumable" and is_held(run):
             state = "running"
         table.add_row(
             shown_path(run.path),
@@ -79,11 +80,15 @@ def clean_runs(storage: Path, only: Path | None, console: Console) -> None:
     runs = list(find_runs(storage)) if only is None else [RunFolder(only)]
     if only is not None:
         runs[0].config()
-    freed = 0
+    freed = cleaned = 0
     for run in runs:
+        if only is None and is_held(run):
+            console.print(f"{shown_path(run.path)} is being searched: left as it is", highlight=False, soft_wrap=True)
+            continue
         with hold(run):
             freed += _clean(run)
-    console.print(f"{len(runs)} run(s) cleaned, {freed / 1e6:.1f} MB freed", highlight=False)
+            cleaned += 1
+    console.print(f"{cleaned} run(s) cleaned, {freed / 1e6:.1f} MB freed", highlight=False)
 
 
 def _clean(run: RunFolder) -> int:
@@ -98,12 +103,10 @@ def _clean(run: RunFolder) -> int:
 
 
 def _size(run: RunFolder) -> int:
-    return sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file())
-
-
-def _is_held(run: RunFolder) -> bool:
-    try:
-        with hold(run):
-            return False
-    except UserError:
-        return True
+    """Bytes on disk; files that a running search replaces meanwhile are passed over."""
+    size = 0
+    for folder, _, names in os.walk(run.path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += (Path(folder) / name).stat().st_size
+    return size

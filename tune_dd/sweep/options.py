@@ -22,6 +22,7 @@ ALL = "all"
 LATER_PHASES = ("search",)
 NEWEST = "newest"
 EVERY = "every"
+_TEXT_OPTIONS = ("corpus", "corpus_glob", "column", "use_cached_data", "cache_dir")
 
 EXAMPLES = """examples:
   python -m tune_dd.sweep --quick                     24 trials on the embedded corpus, cpu, some two minutes
@@ -86,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     machine.add_argument("--device", choices=DEVICES, help="default: mps, the device of the reference study")
     machine.add_argument("--devices", type=int, metavar="N", help="trials at a time, one a device; on cpu one a core")
     machine.add_argument("--address", default="local", help="an existing Ray cluster (default: a private local one)")
-    machine.add_argument("--hang-timeout", type=float, default=900.0, metavar="SECONDS", help="default: 900")
+    machine.add_argument("--hang-timeout", type=float, metavar="SECONDS", help="default: 900")
     machine.add_argument("--keep-weights", action="store_true", help="keep the weights of finished trials")
     run = parser.add_argument_group("the run")
     run.add_argument("--storage", metavar="PATH", default=str(DEFAULT_STORAGE), help="default: ray_results")
@@ -115,12 +116,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join((*PHASES, ALL))}")
     if args.devices is not None and args.devices < 1:
         raise UserError(f"--devices {args.devices} must be at least 1")
-    if not args.hang_timeout > 0:
+    if args.hang_timeout is not None and not args.hang_timeout > 0:
         raise UserError(f"--hang-timeout {args.hang_timeout} must be above 0 seconds")
     if args.corpus and args.corpus_glob:
         raise UserError("--corpus and --corpus-glob name the text twice: give one of them")
     if args.resume and args.extend:
         raise UserError("--resume goes on with a plan and --extend changes it: give one of them")
+    taken_up = args.resume or args.extend
+    text = [name for name in _TEXT_OPTIONS if getattr(args, name)]
+    if taken_up and text:
+        raise UserError(
+            f"--{text[0].replace('_', '-')}: a run keeps the text it was begun on; start a new run for another"
+        )
+    if args.extend and (args.scale or args.device or args.devices):
+        raise UserError("--extend adds trials of the same kind: leave --scale, --device and --devices out")
     if args.retry_crashed and not args.resume:
         raise UserError("--retry-crashed goes with --resume: say which run")
     needs_regime = NEWEST in (args.resume, args.extend) or not (args.resume or args.extend or args.list or args.clean)

@@ -55,7 +55,7 @@ def _change_grid(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
         "models": read_models(args.models),
         "prefixes": read_tokens(args.prefixes, "--prefixes"),
         "readouts": read_tokens(args.readouts, "--readouts"),
-        "dropouts": read_dropouts(args.dropouts),
+        "dropouts": read_dropouts(args.dropouts, extending=bool(args.extend)),
         "seeds": read_seeds(args.seeds),
     }
     return replace(grid, **{name: values for name, values in chosen.items() if values is not None})
@@ -112,7 +112,7 @@ def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
         schedules=make_schedules(
             len(prefixes),
             [law.path(models[0], scale.vocab_size, prefixes, sampled) for law in laws],
-            read_dropouts(args.dropouts) or scale.stream_dropouts or scale.dropouts,
+            read_dropouts(args.dropouts, extending=True) or scale.stream_dropouts or scale.dropouts,
             by_hand | read_anchors(args.anchors),
         ),
         seeds=read_seeds(args.seeds) or scale.stream_seeds,
@@ -124,7 +124,7 @@ def _change_stream(grid: StreamGrid, args: argparse.Namespace) -> StreamGrid:
     models = read_models(args.models) or grid.models
     stages = len(grid.prefixes)
     schedules: tuple[Schedule, ...] = grid.schedules
-    dropouts = read_dropouts(args.dropouts)
+    dropouts = read_dropouts(args.dropouts, extending=True)
     if dropouts is not None:
         others = tuple(schedule for schedule in schedules if schedule.kind != "static")
         schedules = (*others, *(static(dropout, stages) for dropout in dropouts))
@@ -181,7 +181,7 @@ def read_tokens(text: str | None, option: str) -> tuple[int, ...] | None:
     return values
 
 
-def read_dropouts(text: str | None) -> tuple[float, ...] | None:
+def read_dropouts(text: str | None, *, extending: bool) -> tuple[float, ...] | None:
     items = read_items(text, "--dropouts")
     if items is None:
         return None
@@ -190,6 +190,8 @@ def read_dropouts(text: str | None) -> tuple[float, ...] | None:
     except ValueError:
         raise UserError(f"--dropouts {text}: give numbers such as 0,0.1,0.3") from None
     check_dropouts(values)
+    if len(values) < 2 and not extending:
+        raise UserError(f"--dropouts {text}: one rate has no best; name at least two")
     return tuple(sorted(values))
 
 

@@ -34,6 +34,7 @@ _JOURNAL_BYTES_PER_PARAM = 2 * 3 * 4
 _TOKEN_BYTES = 2
 # A forward pass against a training step, which is one forward and a backward of twice its work.
 _FORWARD_SHARE = 1 / 3
+_TRAIN_EVAL_TOKENS = 16_384  # of the training prefix, beside the validation windows
 
 # The search space of each phase.
 SPACES: dict[str, type[Space]] = {
@@ -77,9 +78,15 @@ def to_config(
     cache_folder: Path,
     manifest: dict[str, Any],
     device_name: str,
+    options: dict[str, Any],
     more: dict[str, Any],
 ) -> dict[str, Any]:
-    """config.json of a new run; ``more`` is what its phase records besides."""
+    """config.json of a new run.
+
+    Args:
+        options: what a resumed search need not be told again beside the plan.
+        more: what its phase records besides.
+    """
     return {
         "schema": artifacts.SCHEMA,
         "version": tune_dd.__version__,
@@ -88,7 +95,7 @@ def to_config(
         "run_id": f"{plan.regime.name}-{plan.phase}-{plan.scale_name}-{plan_hash(specs)}",
         "plan_hash": plan_hash(specs),
         "n_trials": len(specs),
-        "regime": {k: v for k, v in plan.regime.to_dict().items() if k != "scales"},
+        "regime": _regime_with_absolute_globs(plan.regime),
         "phase": plan.phase,
         "scale_name": plan.scale_name,
         "scale": asdict(plan.scale),
@@ -102,6 +109,7 @@ def to_config(
             "n_devices": plan.n_devices,
             "n_threads": plan.n_threads,
         },
+        "options": options,
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -162,10 +170,12 @@ def extended(config: dict[str, Any], plan: Plan, more: Space, command: str) -> t
             "--extend adds nothing: name new --seeds or --dropouts; of a grid also --prefixes, --readouts or "
             "--models, of a stream --anchors"
         )
-    if grid.prefixes[-1] > plan.scale.train_tokens:
+    grid.on_scale(plan.scale)  # refuses what would not make a scale
+    encoded = int(config["data"]["manifest"]["tokens"]["train"])
+    if grid.prefixes[-1] > encoded:
         raise UserError(
-            f"--prefixes {grid.prefixes[-1]}: the run's text was encoded to {plan.scale.train_tokens} tokens, so a "
-            "longer prefix needs a new run"
+            f"--prefixes {grid.prefixes[-1]}: the run's text was encoded to {encoded} tokens, so a longer prefix "
+            "needs a new run"
         )
     larger = replace(plan, grids=(*plan.grids, grid))
     specs = larger.trials(identity(config))
@@ -176,6 +186,13 @@ def extended(config: dict[str, Any], plan: Plan, more: Space, command: str) -> t
         "models": _models(larger.scale, specs),
         "extensions": [*config.get("extensions", []), command],
     }
+
+
+def _regime_with_absolute_globs(regime: Regime) -> dict[str, Any]:
+    """The regime without its scales; its text can be found again from any working directory."""
+    data = {k: v for k, v in regime.to_dict().items() if k != "scales"}
+    globs = [str(Path(pattern).absolute()) for pattern in regime.corpus.globs]
+    return data | {"corpus": data["corpus"] | {"globs": globs}}
 
 
 def _models(scale: Scale, specs: tuple[TrialSpec, ...]) -> list[dict[str, Any]]:
@@ -234,7 +251,7 @@ def cost(
     n_rows = sum(spec.n_readouts for spec in specs)
     seconds: float | None = None
     if step_seconds is not None:
-        evaluation_steps = _FORWARD_SHARE * plan.scale.eval_tokens / per_step
+        evaluation_steps = _FORWARD_SHARE * (plan.scale.eval_tokens + _TRAIN_EVAL_TOKENS) / per_step
         seconds = sum(
             step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs
         )

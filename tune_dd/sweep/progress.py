@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 
@@ -41,13 +42,20 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.__exit__(kind, error, trace)
+            with contextlib.suppress(OSError):
+                self._live.__exit__(kind, error, trace)
             self._live = None
 
     def say(self, message: str) -> None:
-        self._console.print(message, style="yellow", highlight=False, markup=False)
+        with contextlib.suppress(OSError):  # the terminal may be gone: that is no reason to stop
+            self._console.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def update(self, state: SearchState) -> None:
+        """Show the state; a terminal that went away is no reason to stop."""
+        with contextlib.suppress(OSError):
+            self._update(state)
+
+    def _update(self, state: SearchState) -> None:
         now = time.monotonic()
         if self._first_steps is None:
             if not state.live:

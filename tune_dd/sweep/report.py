@@ -125,13 +125,13 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
     for trial_id, reason in outcome.crashed.items():
         console.print(f"crashed: {names.get(trial_id, trial_id)}: {reason}", style="red", highlight=False, markup=False)
     if not outcome.finished:
+        write_ledger(run, specs, outcome, None)
         console.print("no trial finished, so there is nothing to analyse", highlight=False)
         return
     # Imported here: it draws, and a search need not wait for that.
     import analysis.report
     from analysis.tables import load_experiment
 
-    write_ledger(run, specs, outcome, None)
     result = analysis.report.compute(load_experiment([run.path]), run.path)
     decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
     write_ledger(run, specs, outcome, result)
@@ -191,10 +191,12 @@ def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome,
     for spec in specs:
         stage = spec.stages[0]
         place = f"U={short_count(stage.unique_tokens)}" if len(spec.stages) == 1 else "stream"
-        what = f"{spec.model.name} {place} {spec.condition} seed {spec.seed}"
+        what = (
+            f"{spec.model.name} {place} {spec.condition} seed {spec.seed} to C={spec.sampled_tokens(spec.total_steps)}"
+        )
         if spec.trial_id in outcome.crashed:
             reason = outcome.crashed[spec.trial_id].replace("\t", " ")
-            lines.append(f"{spec.name}\t0.000000\t0.0\tcrash\t{what}: {reason}")
+            lines.append(f"{spec.name}\t\t\tcrash\t{what}: {reason}")  # no score is not a score of 0
             continue
         try:
             rows = journal.read_journal(journal.journal_path(run.journals, spec.trial_id)).rows

@@ -6,6 +6,7 @@ plan, so that a resumed search needs no option repeated.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import hashlib
@@ -14,6 +15,7 @@ import os
 import shlex
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ from tune_dd.snapshots import FOLDER as SNAPSHOTS
 DEFAULT_STORAGE = Path("ray_results")
 LOCK = "lock"
 CONFIG_COPY = "config.copy.json"
+RAY_TEMP = "ray_temp"  # in the live folder: where Ray keeps its sockets and logs, to be removed after a kill
+RAY_TEMP_PREFIX = "tune_dd-"
 
 
 class DamagedConfig(UserError):
@@ -96,10 +100,20 @@ class RunFolder:
             path, copy = self.path / artifacts.CONFIG, self.path / CONFIG_COPY
             if not copy.exists():
                 raise
+            whole = copy.read_bytes()
+            if not _is_sealed(whole):
+                raise
             aside = f", the damaged one set aside as {set_aside(path).name}" if path.exists() else ""
-            artifacts.write_atomic(path, copy.read_bytes())
-            self.config()
+            artifacts.write_atomic(path, whole)
             return f"{path.name} was damaged or missing: restored from its copy{aside}"
+
+
+def _is_sealed(data: bytes) -> bool:
+    try:
+        config = json.loads(data)
+        return bool(config["checksum"] == _checksum(config))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _other_schema(path: Path, config: dict[str, Any]) -> str:
@@ -173,7 +187,7 @@ def hold(run: RunFolder) -> Iterator[None]:
         raise artifacts.storage_error(run.path / LOCK, error) from None
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except BlockingIOError:
             raise UserError(f"{run.path} is held by another command ({_holder(fd)}): wait for it or stop it") from None
         since = datetime.datetime.now().isoformat(timespec="seconds")
@@ -186,6 +200,27 @@ def hold(run: RunFolder) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    """Take the lock; a moment's wait lets a --list that is only looking pass."""
+    for _ in range(3):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.1)
+    return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(run: RunFolder) -> bool:
+    """Whether a command holds the run, found without writing anything."""
+    try:
+        with open(run.path / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def _holder(fd: int) -> str:
@@ -201,13 +236,20 @@ def clear_disposable(run: RunFolder) -> None:
 
     Its heartbeats are kept under another name: they say how far the trials had come when it was killed.
     """
-    for beat in run.live.glob("*.json"):
-        beat.replace(beat.with_suffix(".past"))
-    (run.live / artifacts.STOP).unlink(missing_ok=True)
-    shutil.rmtree(run.ray, ignore_errors=True)
-    for folder in (run.journals, run.path / SNAPSHOTS):
-        for temp in folder.glob(".*.tmp"):
-            temp.unlink(missing_ok=True)
+    try:
+        for beat in run.live.glob("*.json"):
+            beat.replace(beat.with_suffix(".past"))
+        (run.live / artifacts.STOP).unlink(missing_ok=True)
+        shutil.rmtree(run.ray, ignore_errors=True)
+        for folder in (run.journals, run.path / SNAPSHOTS):
+            for temp in folder.glob(".*.tmp"):
+                temp.unlink(missing_ok=True)
+    except OSError as error:
+        raise artifacts.storage_error(run.journals, error) from None
+    with contextlib.suppress(OSError):
+        ray_temp = Path((run.live / RAY_TEMP).read_text())
+        if ray_temp.parent == Path("/tmp") and ray_temp.name.startswith(RAY_TEMP_PREFIX):
+            shutil.rmtree(ray_temp, ignore_errors=True)
 
 
 def shown_path(path: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -38,7 +39,7 @@ def main() -> int:
     request = json.loads(sys.stdin.readline())
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
+    threading.Thread(target=_end_with_the_command, args=(request["ray_temp"],), daemon=True).start()
     os.environ.update(RAY_ENVIRONMENT)
     address = request["address"]
     if address == "local":
@@ -104,7 +105,8 @@ def _fit(request: dict[str, Any]) -> None:
             # 2.9 s a trial without it; safe, since every trial seeds everything it draws.
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["trial"]["name"],
-            trial_dirname_creator=lambda trial: trial.config["trial"]["name"],
+            # The id too: a trial that extends another has its name.
+            trial_dirname_creator=lambda t: f"{t.config['trial']['name']}-{t.config['trial']['id'][:6]}",
         ),
         run_config=tune.RunConfig(
             name=request["experiment"],
@@ -116,10 +118,11 @@ def _fit(request: dict[str, Any]) -> None:
     ).fit()
 
 
-def _end_with_the_command() -> None:
+def _end_with_the_command(ray_temp: str) -> None:
     """Wait for the end of standard input, then leave at once: the journals hold everything."""
     sys.stdin.read()
     kill_ray()
+    shutil.rmtree(ray_temp, ignore_errors=True)
     os._exit(1)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tune_dd import artifacts, journal
 from tune_dd.sweep.runs import RunFolder
 from tune_dd.trial import TrialSpec, format_dropout
+
+_DAMAGED = f"*{journal.SUFFIX}.damaged-*"
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,15 @@ class SearchState:
         self.live: dict[str, LiveTrial] = {}
         self._stamps: dict[str, tuple[int, int]] = {}
         self._tell = tell
+        self._set_aside = {path.name for path in run.journals.glob(_DAMAGED)}  # told by an earlier command
 
     def refresh(self) -> bool:
-        """Read what changed on disk; True if a journal did. A damaged journal is set aside and told once."""
+        """Read what changed on disk; True if a journal did. What is damaged is set aside and told once."""
         changed = False
         self.crashes = journal.read_crashes(self.run.journals)
         for path in self.run.journals.glob(f"*{journal.SUFFIX}"):
             trial_id = path.name.removesuffix(journal.SUFFIX)
-            spec = self.specs.get(trial_id)
-            if spec is None:
+            if trial_id not in self.specs:
                 continue
             try:
                 stat = path.stat()
@@ -54,13 +57,47 @@ class SearchState:
                 changed = True
             except FileNotFoundError:
                 continue
-            except journal.DamagedJournal as damage:
-                aside = journal.set_aside(path)
-                self.journals.pop(trial_id, None)
-                self._tell(f"the journal of {spec.name} is damaged ({damage}): set aside as {aside.name}, redone")
+            except journal.DamagedJournal:
+                journal.set_aside(path)
                 changed = True
+        self._tell_damaged()
         self._refresh_live()
         return changed
+
+    def verify(self) -> None:
+        """Read the weights of every unfinished journal once, so that damage is found before Ray starts."""
+        for trial_id, found in self.journals.items():
+            path = journal.journal_path(self.run.journals, trial_id)
+            if found.has_weights:
+                try:
+                    journal.load_journal(path)
+                except journal.DamagedJournal:
+                    journal.set_aside(path)
+        self._tell_damaged()
+
+    def _tell_damaged(self) -> None:
+        """Say once what was set aside, here or by a worker, and forget what it held."""
+        for path in self.run.journals.glob(_DAMAGED):
+            if path.name in self._set_aside:
+                continue
+            self._set_aside.add(path.name)
+            trial_id = path.name.split(".")[0]
+            if not journal.journal_path(self.run.journals, trial_id).exists():
+                self.journals.pop(trial_id, None)
+                self._stamps.pop(trial_id, None)
+            name = self.specs[trial_id].name if trial_id in self.specs else trial_id
+            self._tell(f"the journal of {name} was damaged: set aside as {path.name}, its trial is redone")
+
+    def forgive(self, seconds: float) -> None:
+        """Nobody ran for so long (the machine slept, or was stopped): no trial's stillness counts it."""
+        self.live = {i: replace(beat, changed=beat.changed + seconds) for i, beat in self.live.items()}
+
+    def retire(self, trial_id: str) -> None:
+        """The trial's worker is gone: its heartbeat says no more than how far it had come."""
+        with contextlib.suppress(OSError):
+            beat = self.run.live / f"{trial_id}.json"
+            beat.replace(beat.with_suffix(".past"))
+        self.live.pop(trial_id, None)
 
     def _refresh_live(self) -> None:
         now = time.monotonic()
@@ -91,17 +128,12 @@ class SearchState:
         steps = {trial_id: found.step for trial_id, found in self.journals.items()}
         for trial_id, beat in self.live.items():
             steps[trial_id] = max(steps.get(trial_id, 0), beat.step)
-        return sum(steps.values())
+        return sum(n for trial_id, n in steps.items() if trial_id not in self.crashes)
 
     @property
     def steps_planned(self) -> int:
         """Optimizer steps of all trials that are not given up."""
         return sum(spec.total_steps for i, spec in self.specs.items() if i not in self.crashes)
-
-    @property
-    def redone_steps(self) -> int:
-        """Steps that kills made the trials repeat, as far as heartbeats know."""
-        return sum(int(found.counters.get("redone_steps", 0)) for found in self.journals.values())
 
     def rows(self) -> list[dict[str, Any]]:
         """The result table: the union of the journals, in plan order."""

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ from tune_dd.errors import UserError
 from tune_dd.snapshots import Sharing, kept_weights, longer_than
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
-from tune_dd.sweep.runs import RunFolder, clear_disposable
+from tune_dd.sweep.runs import RAY_TEMP, RAY_TEMP_PREFIX, RunFolder, clear_disposable
 from tune_dd.sweep.state import SearchState
 from tune_dd.trial import TrialSpec
 
 _POLL_SECONDS = 0.25
-_STOP_SECONDS = 8.0  # what the running trials get to save after a first signal
+_SLEEP_SECONDS = 5.0  # a turn of the watch that took longer means that this process did not run
+_ROUNDS = 3
+_STOP_SECONDS = 6.0  # what the running trials get to save after a first signal
 _END_SECONDS = 1.5  # what the scheduler gets to end by itself; nothing is lost without
 _START_SECONDS = 180.0  # Ray starts in some 3 s; a loaded machine may take long
 _TABLE_SECONDS = 5.0
@@ -53,7 +56,6 @@ class SearchOptions:
 
     address: str = "local"
     hang_seconds: float = 900.0
-    keep_weights: bool = False
     verbose: bool = False
 
 
@@ -77,8 +79,7 @@ class Supervisor:
         self._child: subprocess.Popen[str] | None = None
         self._next_table = 0.0
         self._sharing = Sharing.of(specs)
-        # A short path: the sockets in it must stay under the 104 bytes that macOS allows.
-        self._ray_temp = Path(f"/tmp/tune_dd-{os.getpid()}")
+        self._ray_temp: Path | None = None
 
     def search(self) -> Outcome:
         """Train what is not finished.
@@ -86,17 +87,24 @@ class Supervisor:
         Raises:
             UserError: the search cannot go on (Ray went away, the disk is full); what is done is kept.
         """
-        unfinished = self.state.unfinished
-        if unfinished:
-            previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-            try:
-                self._start(unfinished)
-                with self.progress:
-                    self._watch()
-            finally:
-                self._end()
-                for number, handler in previous.items():
-                    signal.signal(number, handler)
+        previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        try:
+            self.state.verify()
+            # Once is enough, unless a journal was found damaged after its trial had been finished.
+            for _ in range(_ROUNDS):
+                unfinished = self.state.unfinished
+                if not unfinished or self._signals:
+                    break
+                try:
+                    self._start(unfinished)
+                    with self.progress:
+                        self._watch()
+                finally:
+                    self._end()
+                self.state.refresh()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
         self.state.refresh()
         self.state.write_tables()
         self._drop_snapshots()
@@ -117,6 +125,15 @@ class Supervisor:
         elif plan.device == "cuda":
             trial_resources["gpu"] = 1
             cluster["GPU"] = plan.n_devices
+        clear_disposable(self.run)
+        try:
+            self.run.live.mkdir(exist_ok=True)
+            # A short path: the sockets in it must stay under the 104 bytes that macOS allows.
+            self._ray_temp = Path(tempfile.mkdtemp(prefix=RAY_TEMP_PREFIX, dir="/tmp"))
+            (self.run.live / RAY_TEMP).write_text(str(self._ray_temp))
+            log = None if self.options.verbose else open(self.run.log, "w")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise artifacts.storage_error(self.run.log, error) from None
         request = {
             "address": self.options.address,
             "ray_temp": str(self._ray_temp),
@@ -128,12 +145,6 @@ class Supervisor:
             "run": self.context,
             "trials": self._trials(unfinished),
         }
-        clear_disposable(self.run)
-        try:
-            self.run.live.mkdir(exist_ok=True)
-            log = None if self.options.verbose else open(self.run.log, "w")  # noqa: SIM115 (closed below)
-        except OSError as error:
-            raise artifacts.storage_error(self.run.log, error) from None
         # Not a child of the terminal's process group: Ctrl-C reaches this process alone.
         self._child = subprocess.Popen(
             [sys.executable, "-m", "tune_dd.sweep.scheduler"],
@@ -182,12 +193,16 @@ class Supervisor:
         self._events.put({"event": "ended"})
 
     def _watch(self) -> None:
-        started = time.monotonic()
+        started = turn = time.monotonic()
         ready = False
         last_sign = started
         while True:
             changed = self.state.refresh()
             now = time.monotonic()
+            if now - turn > _SLEEP_SECONDS:
+                self.state.forgive(now - turn)
+                started, last_sign = started + now - turn, last_sign + now - turn
+            turn = now
             if changed or self.state.live:
                 last_sign = now
             if changed and now >= self._next_table:
@@ -230,6 +245,7 @@ class Supervisor:
         spec = self.state.specs[event["trial_id"]]
         if event["kind"] == "user":
             raise UserError(event["message"])
+        self.state.retire(spec.trial_id)
         if event["final"] and not journal.crash_path(self.run.journals, spec.trial_id).exists():
             memory = "memory" in event["message"].lower() and "oom" in event["message"].lower()
             reason = "its worker was killed, for memory or from outside" if memory else "its worker died"
@@ -237,20 +253,20 @@ class Supervisor:
 
     def _end_hung_trials(self, now: float) -> None:
         """A trial that has not moved for long is recorded as crashed and its worker killed."""
-        for trial_id, beat in self.state.live.items():
+        for trial_id, beat in list(self.state.live.items()):
             if trial_id in self.state.specs and now - beat.changed > self.options.hang_seconds:
                 reason = f"hung: no progress for {self.options.hang_seconds:.0f} s at step {beat.step}"
                 journal.record_crash(self.run.journals, self.state.specs[trial_id], reason, beat.step)
-                with contextlib.suppress(OSError):
-                    (self.run.live / f"{trial_id}.json").unlink()
-                    if beat.host == socket.gethostname():  # on a cluster the pid may be another machine's
+                self.state.retire(trial_id)
+                if beat.host == socket.gethostname() and _is_ray_worker(beat.pid):
+                    with contextlib.suppress(OSError):
                         os.kill(beat.pid, signal.SIGKILL)
 
     def _stop(self) -> None:
         """After a first signal the running trials save where they are; a second one ends at once."""
-        self.progress.say("stopping: the running trials save where they are (again to stop at once)")
         with contextlib.suppress(OSError):
             (self.run.live / artifacts.STOP).touch()
+        self.progress.say("stopping: the running trials save where they are (again to stop at once)")
         deadline = time.monotonic() + _STOP_SECONDS
         grace = time.monotonic() + 2 * _POLL_SECONDS  # a trial just being started shows itself by then
         while time.monotonic() < deadline and len(self._signals) == 1:
@@ -271,4 +287,12 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-        shutil.rmtree(self._ray_temp, ignore_errors=True)
+            self._child = None
+        if self._ray_temp is not None:
+            shutil.rmtree(self._ray_temp, ignore_errors=True)
+
+
+def _is_ray_worker(pid: int) -> bool:
+    """Whether a pid is a worker of Ray's still: it may have died, and its number be someone else's by now."""
+    found = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True)
+    return found.stdout.startswith("ray::")

@@ -247,7 +247,14 @@ def test_a_finished_run_is_extended_without_touching_what_is_done(searched) -> N
         for _, r in artifacts.read_rows(path / artifacts.METRICS)
     }
     assert len(cells) == len(after) == 2 * 3 * 2 * 4
-    assert run(folder, "--extend", str(path), "--seeds", "1").returncode == 2
+    for options in (
+        ("--seeds", "1"),
+        ("--prefixes", "5"),
+        ("--prefixes", "3999999"),
+        ("--seeds", "7", "--device", "cpu"),
+    ):
+        assert run(folder, "--extend", str(path), *options).returncode == 2, options
+    assert run(folder, "--resume", str(path)).returncode == 0
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(tiny_regime: Path, tmp_path: Path) -> None:
