@@ -132,10 +132,18 @@ def advise_command(arguments: Sequence[str]) -> int:
             Text(f"Warning: {outside} of {len(advice)} points lie outside the calibrated cells ({hull(coefficients)}).")
         )
         console.print(Text("There the law extrapolates, and its interval does not tell how far it may be off."))
-    console.print(
-        Text(f"The interval is the law's own; cells scatter about it by {coefficients.discrepancy:.3f} more.")
-    )
+    console.print(Text(scatter_text(coefficients.discrepancy, known=bool(advice["low"].notna().all()))))
     return 0
+
+
+def scatter_text(discrepancy: float, *, known: bool) -> str:
+    """What the interval leaves out. ``known``: whether there is one."""
+    scatter = (
+        f"cells scatter about it by {discrepancy:.3f} more (standard deviation, in dropout)"
+        if discrepancy > 0
+        else "no scatter of the cells about it beyond noise was found"
+    )
+    return f"{'The interval is' if known else 'No interval can be given for'} the law's own value; {scatter}."
 
 
 def hull(coefficients: Coefficients) -> str:

@@ -7,7 +7,7 @@ seeds. Methods are in docs/methodology.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,8 @@ class Outcomes:
         conditions: names, and ``static`` which of them are static.
         seeds: all seeds.
         loss, bpb: metric -> (conditions, seeds) nats per token and bits per byte, NaN where not finished.
-        path: condition -> table of mean val_loss (over finished seeds) by sampled_tokens.
+        ends: (stages,) sampled tokens at each stage's end.
+        path: (conditions, seeds, stages) val_loss at those, nats per token, NaN where not finished.
         unfinished: names of trials left out because they did not reach the stream's end.
     """
 
@@ -53,7 +54,8 @@ class Outcomes:
     seeds: tuple[int, ...]
     loss: dict[str, Array]
     bpb: dict[str, Array]
-    path: dict[str, pd.Series]
+    ends: Array
+    path: Array
     unfinished: tuple[str, ...]
 
 
@@ -64,7 +66,8 @@ def outcomes(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> Outcomes:
     each stage. A trial that lacks a stage's end is left out and named.
 
     Raises:
-        UserError: no stream rows, several regimes or models, an unknown metric.
+        UserError: no stream rows, several regimes or models, streams of several designs under one name (a
+            condition with two dropouts in a stage, a stage of two prefixes or lengths), an unknown metric.
     """
     check_table(table, ("val_loss", "val_bpb"))
     unknown = [name for name in metrics if name not in METRICS]
@@ -77,6 +80,7 @@ def outcomes(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> Outcomes:
         if rows[name].nunique() > 1:
             raise UserError(f"the stream rows differ in {name} ({', '.join(map(str, rows[name].unique()))})")
     ends = rows.loc[rows.groupby(["condition", "seed", "stage"])["sampled_tokens"].idxmax()]
+    _check_design(rows, ends)
     # What a whole stream is: the stage ends of the conditions that went furthest.
     last = ends.groupby("stage")["sampled_tokens"].max()
     frames = {
@@ -96,16 +100,33 @@ def outcomes(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> Outcomes:
             out[metric] = value.unstack("seed")
     first = loss[metrics[0]]
     kinds = rows.groupby("condition")["kind"].first()
-    path = frames["val_loss"][done].groupby("condition").mean()
+    whole = pd.MultiIndex.from_product([first.index, first.columns])
+    path = frames["val_loss"][done].reindex(index=whole, columns=last.index)
     return Outcomes(
         conditions=tuple(first.index),
         static=np.asarray(kinds.reindex(first.index) == "static", dtype=np.bool_),
         seeds=tuple(int(seed) for seed in first.columns),
         loss={name: frame.to_numpy() for name, frame in loss.items()},
         bpb={name: frame.to_numpy() for name, frame in bpb.items()},
-        path={str(name): pd.Series(row.to_numpy(), index=last.to_numpy()) for name, row in path.iterrows()},
+        ends=last.to_numpy(dtype=np.float64),
+        path=path.to_numpy().reshape(*first.shape, len(last)),
         unfinished=unfinished,
     )
+
+
+def _check_design(rows: pd.DataFrame, ends: pd.DataFrame) -> None:
+    """Refuse streams that share names and nothing else: they would be pooled as seeds of one condition."""
+    going_on = ends.groupby(["condition", "seed"])["stage"].transform("max") > ends["stage"]  # so this stage has ended
+    designs = ((["condition", "stage"], "dropout", rows), (["stage"], "unique_tokens", rows))
+    for keys, name, frame in (*designs, (["stage"], "sampled_tokens", ends[going_on])):
+        values = frame.groupby(keys)[name].unique().map(list)
+        mixed = values[values.map(len) > 1]
+        if len(mixed):
+            where = " ".join(map(str, np.atleast_1d(mixed.index[0])))
+            raise UserError(
+                f"column {name!r} is both {mixed.iloc[0][0]} and {mixed.iloc[0][1]} in {' and '.join(keys)} {where} of the "
+                "stream rows: these are streams of different designs, so analyse the runs one by one"
+            )
 
 
 def best_static_elsewhere(loss: Array, static: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -144,9 +165,9 @@ def compare(
 ) -> pd.DataFrame:
     """Contrasts between the stream phase's conditions.
 
-    For each metric: the primary condition against the baseline (the primary contrast of ``metrics[0]`` is
-    the one named beforehand), the primary against every other path that is not static, and every other
-    condition against the baseline.
+    For each metric: the primary condition against the baseline, the primary condition against every other
+    path that is not static, and every other condition against the baseline. The first of these in
+    ``metrics[0]`` is the one primary contrast, named beforehand; in the other metrics it is a secondary one.
 
     Args:
         primary: condition named beforehand.
@@ -157,8 +178,9 @@ def compare(
         The columns of comparison.csv in order, then t_low, t_high, p_welch, p_floor (the smallest sign-flip
         p that n allows), difference_bpb, tokens_saved, method (paired, welch), notes. Differences are
         condition less baseline: negative is better. ``low`` and ``high`` bound the difference from the truly
-        best static at 95 %, by a parametric bootstrap that redoes the choice. ``p_holm`` is adjusted over a
-        metric's secondary contrasts; the primary one's is its own p.
+        best static at 95 %, by a parametric bootstrap that redoes the choice. The p-values take the baseline
+        as it was chosen and so do not charge for the choice (docs/methodology.md says how much that is).
+        ``p_holm`` is adjusted over a metric's secondary contrasts; the primary one's is its own p.
 
     Raises:
         UserError: no stream rows, an unknown condition or metric, no static condition finished, or what
@@ -172,7 +194,7 @@ def compare(
         raise UserError("no static condition has finished: run one, or name another --baseline")
     first = data.conditions.index(primary)
     against = data.conditions.index(baseline) if baseline else None
-    contrasts = [_Contrast(first, against, True)]
+    contrasts = [_Contrast(first, against, False)]
     for i in range(len(data.conditions)):
         if i in (first, against):
             continue
@@ -182,7 +204,8 @@ def compare(
     rows = []
     for number, metric in enumerate(metrics):
         rng = np.random.default_rng([seed, number])
-        block = [_contrast(data, metric, contrast, rng, n_bootstrap) for contrast in contrasts]
+        named = [replace(contrasts[0], primary=number == 0), *contrasts[1:]]
+        block = [_contrast(data, metric, contrast, rng, n_bootstrap) for contrast in named]
         _holm(block)
         rows += block
     result = pd.DataFrame(rows)
@@ -195,14 +218,15 @@ def _contrast(
     loss = data.loss[metric]
     treated = loss[contrast.condition]
     notes = [f"left out, unfinished: {', '.join(data.unfinished)}"] if data.unfinished else []
-    reference, reference_bpb, name = _reference(data, metric, contrast, notes)
+    baseline = _reference(data, metric, contrast, notes)
+    reference, reference_bpb = baseline.loss, baseline.bpb
     pairs = np.isfinite(treated) & np.isfinite(reference)
     n = int(pairs.sum())
     unpaired = n < 2 and np.isfinite(treated).sum() > 1 and np.isfinite(reference).sum() > 1
     row: dict[str, object] = {
         "metric": metric,
         "condition": data.conditions[contrast.condition],
-        "baseline": name,
+        "baseline": baseline.name,
         "primary": contrast.primary,
         "n_pairs": 0 if unpaired else n,
         **dict.fromkeys(("low", "high", "p_paired_t", "p_sign_flip", "p_holm"), float("nan")),
@@ -229,7 +253,12 @@ def _contrast(
             notes.append(f"{n} pairs: no interval and no test")
         elif n < 6:
             notes.append(f"{n} pairs: no sign-flip p below {2.0 ** (1 - n):.3g} is possible")
-    row["tokens_saved"] = _tokens_saved(data, contrast, name) if metric == "final_val_loss" else float("nan")
+    row["tokens_saved"] = float("nan")
+    if metric == "final_val_loss":
+        ours, theirs = data.path[contrast.condition], baseline.path
+        if not unpaired:
+            ours, theirs = ours[pairs], theirs[pairs]
+        row["tokens_saved"] = _tokens_saved(data.ends, _mean_path(ours), _mean_path(theirs))
     row["notes"] = "; ".join(notes)
     return row
 
@@ -238,25 +267,35 @@ def _ends(prefix: str, low: float, high: float) -> list[tuple[str, float]]:
     return [(f"{prefix}low", float(low)), (f"{prefix}high", float(high))]
 
 
-def _reference(data: Outcomes, metric: str, contrast: _Contrast, notes: list[str]) -> tuple[Array, Array, str]:
-    """The baseline's loss and bits per byte on each seed, and its name."""
-    loss, bpb = data.loss[metric], data.bpb[metric]
+@dataclass(frozen=True)
+class _Baseline:
+    """What a condition is compared with: loss and bpb (seeds,), path (seeds, stages)."""
+
+    name: str
+    loss: Array
+    bpb: Array
+    path: Array
+
+
+def _reference(data: Outcomes, metric: str, contrast: _Contrast, notes: list[str]) -> _Baseline:
+    loss, bpb, path = data.loss[metric], data.bpb[metric], data.path
     if contrast.baseline is not None:
-        return loss[contrast.baseline], bpb[contrast.baseline], data.conditions[contrast.baseline]
+        i = contrast.baseline
+        return _Baseline(data.conditions[i], loss[i], bpb[i], path[i])
     if len(data.seeds) == 1:
         notes.append("one seed: the best static was chosen on the seed that is reported")
-        best = int(np.nanargmin(np.where(data.static[:, None], loss, np.nan)[:, 0]))
-        return loss[best], bpb[best], BEST_STATIC
+        i = int(np.nanargmin(np.where(data.static[:, None], loss, np.nan)[:, 0]))
+        return _Baseline(BEST_STATIC, loss[i], bpb[i], path[i])
     choice = best_static_elsewhere(loss, data.static)
     if (choice < 0).any():
         notes.append("no static condition finished on every seed: their mean is the baseline")
-        static = data.static
-        return np.nanmean(loss[static], axis=0), np.nanmean(bpb[static], axis=0), "mean_static"
+        means = (np.nanmean(values[data.static], axis=0) for values in (loss, bpb, path))
+        return _Baseline("mean_static", *means)
     chosen = [data.conditions[i] for i in choice]
     counts = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
     notes.append("chosen on other seeds: " + ", ".join(f"{name} x{count}" for name, count in counts.items()))
     seeds = np.arange(len(choice))
-    return loss[choice, seeds], bpb[choice, seeds], BEST_STATIC
+    return _Baseline(BEST_STATIC, loss[choice, seeds], bpb[choice, seeds], path[choice, seeds])
 
 
 def _paired(difference: Array) -> dict[str, object]:
@@ -312,22 +351,25 @@ def _bootstrap_interval(
     return float(estimates[0] - above), float(estimates[0] - below)
 
 
-def _tokens_saved(data: Outcomes, contrast: _Contrast, baseline: str) -> float:
+def _mean_path(path: Array) -> Array:
+    """(stages,) mean over the seeds that finished; NaN where none did."""
+    finished = path[np.isfinite(path).all(axis=1)]
+    return np.asarray(finished.mean(axis=0)) if len(finished) else np.full(path.shape[1], np.nan)
+
+
+def _tokens_saved(tokens: Array, ours: Array, theirs: Array) -> float:
     """Sampled tokens by which the better of the two reaches the other's final loss before the stream's end.
 
-    Positive where the condition is the better one. Mean losses at the stage ends are interpolated linearly
-    in log C; where the better one's path starts below that loss already, all but its first stage is saved.
+    Positive where the condition is the better one. Mean losses at the stage ends, over the seeds that both
+    have, are interpolated linearly in log C; where the better one's path starts below that loss already,
+    all but its first stage is saved.
+
+    Args:
+        tokens: (stages,) sampled tokens; ours, theirs: (stages,) nats per token.
     """
-    condition = data.conditions[contrast.condition]
-    if baseline not in data.path:
-        means = data.loss["final_val_loss"]
-        static = np.flatnonzero(data.static)
-        baseline = data.conditions[static[np.nanmean(means[static], axis=1).argmin()]]
-    ours, theirs = data.path[condition], data.path[baseline]
-    sign, better, other = (1.0, ours, theirs) if ours.iloc[-1] <= theirs.iloc[-1] else (-1.0, theirs, ours)
-    goal = float(other.iloc[-1])
-    tokens = better.index.to_numpy(dtype=np.float64)
-    losses = better.to_numpy(dtype=np.float64)
+    if not np.isfinite(ours + theirs).all():
+        return float("nan")
+    sign, losses, goal = (1.0, ours, theirs[-1]) if ours[-1] <= theirs[-1] else (-1.0, theirs, ours[-1])
     above = np.flatnonzero(losses > goal)
     if not len(above):
         return sign * float(tokens[-1] - tokens[0])

@@ -6,7 +6,7 @@ The data come from the statistics (cell fits, coefficients, comparisons); nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,7 @@ def optimum_pictures(selection: pd.DataFrame, coefficients: Coefficients | None)
                     f"tried, the bar reaching to the bound; crosses: no signal{law}.",
                     data=optimum_data(cells, coefficients, x, by),
                     kind="draw_optimum",
-                    labels={"x": x, "by": by, "law": coefficients.law if coefficients else None},
+                    labels={"x": x, "by": by},
                     size=WIDE,
                 )
             )
@@ -307,7 +307,7 @@ def comparison_pictures(comparison: pd.DataFrame) -> list[Picture]:
                 "named is better. The primary contrast is filled.",
                 data=rows.sort_values(["primary", "difference"], ascending=[False, True]).reset_index(drop=True),
                 kind="draw_comparison",
-                labels={"metric": METRICS.get(str(metric), str(metric))},
+                labels={},
                 size=(4.5, 0.9 + 0.19 * len(rows)),
             )
         )
@@ -318,11 +318,3 @@ METRICS = {
     "final_val_loss": "Final validation loss",
     "trajectory_val_loss": "Validation loss along the stream",
 }
-
-
-def picture_loader(picture: Picture) -> Callable[..., None]:
-    """The function that draws a picture; loads matplotlib."""
-    from analysis import drawing
-
-    function: Callable[..., None] = getattr(drawing, picture.kind)
-    return function

@@ -209,10 +209,15 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
         "that lies inside the grid. The gain is the loss at p = 0 less that at the best other rate, its interval "
         "charged for having chosen the best."
     )
+    cut = cut_text(len(selection), "cells", "model_selection.csv")
     drawn = sum(section == "cells" for section, _, _ in shown)
-    rest = len(selection) - drawn
-    more = paragraph(f"{rest} more cells are in model_selection.csv; those of the last read-outs are drawn.")
-    return about + table + gallery(shown, "cells", wide=False) + (more if rest else "")
+    rest = paragraph(f"Drawn are {drawn} of the {len(selection)} cells, those of the last read-outs.")
+    return about + table + cut + (rest if drawn < len(selection) else "") + gallery(shown, "cells", wide=False)
+
+
+def cut_text(n: int, what: str, file: str) -> str:
+    """What follows a table of ``n`` rows: nothing, or that it was cut."""
+    return paragraph(f"The first {MAX_ROWS} of {n} {what}; {file} has them all.") if n > MAX_ROWS else ""
 
 
 def law_part(analysis: Analysis, shown: Shown) -> str:
@@ -315,7 +320,9 @@ def metric_table(comparison: pd.DataFrame, caption: str) -> str:
 def predictions_part(analysis: Analysis) -> str:
     if analysis.predictions.empty:
         return ""
-    return frame_table(analysis.predictions, f"Class: {analysis.experiment.evidence}.")
+    n = len(analysis.predictions)
+    cut = cut_text(n, "predictions", "predictions.json")
+    return frame_table(analysis.predictions, f"Class: {analysis.experiment.evidence}.") + cut
 
 
 def frame_table(frame: pd.DataFrame, caption: str) -> str:
@@ -340,10 +347,13 @@ def ledger_part(analysis: Analysis) -> str:
     count = f"{len(ledger)} trials, {len(crashed)} crashed."
     parts = [paragraph(count)]
     if len(crashed):
-        parts.append(html_table(columns, crashed[columns].itertuples(index=False, name=None), caption="Crashed"))
+        parts.append(
+            html_table(columns, crashed[columns].head(MAX_ROWS).itertuples(index=False, name=None), caption="Crashed")
+        )
+        parts.append(cut_text(len(crashed), "crashed trials", "results.tsv"))
     rest = ledger[ledger["status"] != "crash"]
     table = html_table(columns, rest[columns].head(MAX_ROWS).itertuples(index=False, name=None))
-    more = paragraph(f"{len(rest) - MAX_ROWS} more are in results.tsv.") if len(rest) > MAX_ROWS else ""
+    more = cut_text(len(rest), "other trials", "results.tsv")
     parts.append(f"<details><summary>{len(rest)} other trials</summary>{table}{more}</details>" if len(rest) else "")
     return "".join(parts)
 

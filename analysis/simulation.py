@@ -202,10 +202,6 @@ TRUE_LAW = {"A": 0.20, "B": 0.15, "D": 0.06, "C0": -0.25}
 SIZES, PREFIXES = (45_000, 163_840, 430_000), (4_000, 8_000, 16_000, 32_000)
 
 
-# Sizes and prefixes of the simulated calibrations; read-outs are those of ``simulate_calibration``.
-SIZES, PREFIXES = (45_000, 163_840, 430_000), (4_000, 8_000, 16_000, 32_000)
-
-
 def coverage_of_coefficients(
     n_calibrations: int = 200,
     *,

@@ -91,4 +91,21 @@ def test_bad_input_is_one_line(file: Path, tmp_path: Path, capsys: pytest.Captur
 def test_a_first_order_law_advises_too(synthetic: ModuleType, tmp_path: Path) -> None:
     table = load_experiment([synthetic.write_run(tmp_path, synthetic.calibration())]).table
     fitted: Coefficients = fit_law(None, table, law="first_order", n_bootstrap=20)
-    assert advise(fitted, 163_840, [(8_000, 262_144)])["dropout"].between(0.02, 0.65).all()
+    a, b, c0 = (fitted.coefficients[name] for name in ("A", "B", "C0"))
+    expected = a * np.log10(163_840 / 16_000) + b * np.log10(262_144 / 16_000) + c0
+    assert 0.05 < expected < 0.6  # the clamp is not at work
+    advice = advise(fitted, 163_840, [(16_000, 262_144)]).iloc[0]
+    assert advice["dropout"] == pytest.approx(expected, rel=1e-12)
+    assert advice["low"] < advice["dropout"] < advice["high"]
+
+
+def test_no_scatter_is_not_called_scatter(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = json.loads(file.read_text())
+    point = ["--params", "163840", "--unique-tokens", "8k", "--sampled-tokens", "262k"]
+    for discrepancy, expected in (
+        (0.0, "no scatter of the cells about it beyond noise was found."),
+        (0.0123, "cells scatter about it by 0.012 more (standard deviation, in dropout)."),
+    ):
+        write_json(tmp_path / "coefficients.json", {**data, "discrepancy": discrepancy})
+        assert main(["advise", "--coefficients", str(tmp_path), *point]) == 0
+        assert expected in " ".join(capsys.readouterr().out.split())

@@ -48,57 +48,6 @@ def test_coverage_of_the_coefficients() -> None:
     assert (found["coverage"] >= 0.85).all(), found
 
 
-@pytest.mark.parametrize(("n_params", "unique_tokens"), [((163_840,), (8_000, 16_000)), (simulation.SIZES, (4_000, 8_000))])
-def test_coverage_with_one_seed(n_params: tuple[int, ...], unique_tokens: tuple[int, ...]) -> None:
-    """No replicate, and in the first design fewer blocks than coefficients: still no empty promise."""
-    found = simulation.coverage_of_coefficients(
-        16, n_params=n_params, unique_tokens=unique_tokens, n_seeds=1, n_bootstrap=100, seed=2
-    )
-    assert (found["coverage"] >= 0.75).all(), found
-
-
-def test_noise_of_one_seed_is_found_from_the_curves() -> None:
-    calibrations = [
-        simulation.simulate_calibration(np.random.default_rng(i), coefficients=TRUE, n_seeds=1) for i in range(6)
-    ]
-    found = [make_targets(None, table) for table in calibrations]
-    assert not any(targets.replicated for targets in found)
-    assert np.mean([targets.fits[0].noise.sd for targets in found]) == pytest.approx(simulation.TRIAL_SD, rel=0.15)
-
-
-def test_residuals_are_charged_for_the_coefficients_fitted(table: pd.DataFrame) -> None:
-    def freedom(rows: pd.DataFrame) -> tuple[float, int]:
-        targets = make_targets(None, rows)
-        return _freedom(targets, 4), int(targets.point.sum())
-
-    whole = make_targets(None, table)
-    blocks = len(set(whole.block[whole.point]))
-    assert freedom(table)[0] == pytest.approx(blocks / (blocks - 4))
-    # Two blocks cannot tell four coefficients' misses: at least what the cells' number asks for.
-    few, n = freedom(table[(table["n_params"] == 163_840) & table["unique_tokens"].isin([8_000, 16_000])])
-    assert few == pytest.approx(n / (n - 4))
-    assert few > 1.5
-
-
-def test_without_any_sign_of_noise_there_is_no_interval_and_json_says_null(table: pd.DataFrame) -> None:
-    coarse = table[(table["seed"] == 0) & table["dropout"].isin([0.0, 0.2, 0.4, 0.6])]
-    result = fit_law(None, coarse, n_bootstrap=50)
-    assert np.isnan(list(result.intervals.values())).all()
-    assert np.isnan(result.interval(163_840, [8_000, 16_000], 196_608)).all()
-    assert np.isnan(result.covariance).all()
-    assert "no intervals" in result.notes[0]
-    text = json.dumps(result.to_dict(), sort_keys=True, allow_nan=False)
-    assert json.loads(text)["intervals"]["A"] == [None, None]
-    assert Coefficients.from_dict(json.loads(text)) == result
-
-
-def test_a_file_with_the_contracts_keys_alone_is_read(fitted: Coefficients) -> None:
-    extra = ("discrepancy", "draws", "n_bootstrap", "seed", "notes")
-    bare = Coefficients.from_dict({name: value for name, value in fitted.to_dict().items() if name not in extra})
-    assert bare.predict(163_840, 8_000, 196_608) == fitted.predict(163_840, 8_000, 196_608)
-    assert np.isnan(bare.interval(163_840, 8_000, 196_608)).all()
-
-
 @pytest.mark.parametrize(
     ("n_params", "unique_tokens"), [((163_840,), (8_000, 16_000)), (simulation.SIZES, (4_000, 8_000))]
 )
@@ -194,8 +143,6 @@ def test_weights_are_the_right_way_up(table: pd.DataFrame) -> None:
     targets = make_targets(None, table)
     curvature = [fit.quadratic.slope_and_curvature(fit.target)[1] for fit in targets.fits if fit.status == "interior"]
     assert np.corrcoef(np.log(curvature), np.log(targets.width[targets.point]))[0, 1] < -0.5
-    curvature = [fit.quadratic.slope_and_curvature(fit.target)[1] for fit in targets.fits if fit.status == "interior"]
-    assert np.corrcoef(np.log(curvature), np.log(targets.width[targets.point]))[0, 1] < -0.5
     points = np.flatnonzero(targets.point)
     plateau = np.array([targets.fits[i].plateau[-1] - targets.fits[i].plateau[0] for i in points])
     weights = targets.start_weight[points]
@@ -267,18 +214,6 @@ def test_noise_correlation_between_readouts_is_recovered() -> None:
     other = [(i, j) for i in inner for j in inner if i < j and targets.block[i] != targets.block[j]]
     correlation = np.corrcoef(draws.T)
     assert np.mean([correlation[i, j] for i, j in same]) > np.mean([correlation[i, j] for i, j in other]) + 0.2
-
-
-def test_censoring_is_found_again_on_each_draw(table: pd.DataFrame) -> None:
-    targets = make_targets(None, table)
-    _, side = target_draws(targets, 300, np.random.default_rng(0))
-    moved = (side != targets.side).mean(axis=0)
-    near = (targets.dropout < 0.08) | (targets.dropout > 0.55)
-    assert (moved[near] > 0.02).any()
-    assert (moved[near] < 0.98).all()
-    middle = (targets.dropout > 0.25) & (targets.dropout < 0.4)
-    assert middle.any()
-    assert (moved[middle] == 0).all()
 
 
 def test_censoring_is_found_again_on_each_draw(table: pd.DataFrame) -> None:

@@ -41,7 +41,7 @@ def test_columns_of_the_contract_and_the_primary_contrast_first() -> None:
     first = found.iloc[0]
     assert (first["metric"], first["condition"], first["baseline"]) == ("final_val_loss", "law", "best_static")
     assert first["primary"]
-    assert found["primary"].sum() == 2  # once per metric
+    assert found["primary"].sum() == 1
     assert set(found["metric"]) == {"final_val_loss", "trajectory_val_loss"}
 
 
@@ -51,7 +51,8 @@ def test_paired_difference_and_t_by_hand() -> None:
     difference = np.array([4.0 - 4.2, 4.1 - 4.3, 4.0 - 4.2])
     assert final["difference"] == pytest.approx(difference.mean())
     assert final["difference_bpb"] == pytest.approx(difference.mean() / 2)
-    trajectory = found[(found["metric"] == "trajectory_val_loss") & found["primary"]].iloc[0]
+    trajectory = found[found["metric"] == "trajectory_val_loss"].iloc[0]
+    assert (trajectory["condition"], trajectory["baseline"]) == ("law", "best_static")
     pairs = np.array([4.5 - 4.6, 4.6 - 4.75, 4.65 - 4.7])
     assert trajectory["difference"] == pytest.approx(pairs.mean())
     assert trajectory["p_paired_t"] == pytest.approx(stats.ttest_1samp(pairs, 0).pvalue)
@@ -110,6 +111,15 @@ def test_holm_is_the_step_down_adjustment_over_secondary_contrasts() -> None:
     assert found["p_holm"][0] == own[0]
 
 
+def test_the_second_metric_has_no_primary_contrast_and_pays_for_all_of_its_own() -> None:
+    found = compare(stream())
+    trajectory = found[found["metric"] == "trajectory_val_loss"]
+    assert not trajectory["primary"].any()
+    smallest = trajectory["p_paired_t"].min()
+    tested = int(trajectory["p_paired_t"].notna().sum())  # a static that is the chosen one everywhere differs by 0
+    assert trajectory["p_holm"].min() == pytest.approx(min(1.0, tested * smallest))
+
+
 def test_unmatched_seeds_fall_to_welch() -> None:
     table = stream(n_seeds=6)
     law = table["condition"] == "law"
@@ -153,6 +163,39 @@ def test_tokens_saved_interpolates_the_better_ones_path() -> None:
     assert first["tokens_saved"] == pytest.approx(300 - reached)
     turned = compare(table, primary="static_0.10", baseline="law", metrics=("final_val_loss",)).iloc[0]
     assert turned["tokens_saved"] == pytest.approx(-(300 - reached))
+
+
+def test_tokens_saved_is_paired_by_seed() -> None:
+    """The law lacks an easy seed, and each seed's static is the one chosen on the others."""
+    paths = {
+        "law": [[5.0, 4.0], [5.0, 4.0]],
+        "static_0.10": [[5.2, 4.5], [5.2, 4.4], [2.0, 1.0]],
+        "static_0.20": [[5.4, 4.6], [5.4, 4.6], [3.0, 2.0]],
+    }
+    first = compare(exact(paths, KINDS), metrics=("final_val_loss",)).iloc[0]
+    reached = np.exp(np.log(100) + (5.0 - 4.45) * np.log(2))  # 4.45, the static's mean on the law's two seeds
+    assert (first["n_pairs"], first["difference"]) == (2, pytest.approx(-0.45))
+    assert first["tokens_saved"] == pytest.approx(200 - reached)
+    # Each static wins one seed and is chosen for the other: the paths are those of the losers.
+    crossed = {
+        "law": [[5.0, 4.0], [5.0, 4.0]],
+        "static_0.10": [[5.0, 4.2], [5.0, 4.6]],
+        "static_0.20": [[5.0, 4.8], [5.0, 4.1]],
+    }
+    first = compare(exact(crossed, KINDS), metrics=("final_val_loss",)).iloc[0]
+    assert first["difference"] == pytest.approx(4.0 - 4.7)
+    assert first["tokens_saved"] == pytest.approx(200 - np.exp(np.log(100) + (5.0 - 4.7) * np.log(2)))
+
+
+@pytest.mark.parametrize(
+    ("column", "stage", "value"), [("dropout", 1, 0.3), ("unique_tokens", 2, 999), ("sampled_tokens", 1, 262_000)]
+)
+def test_streams_of_different_designs_are_not_pooled(column: str, stage: int, value: float) -> None:
+    table = stream()
+    place = (table["condition"] == "law") & (table["seed"] == 3) & (table["stage"] == stage)
+    table.loc[place, column] = value
+    with pytest.raises(UserError, match=f"column '{column}' is both .* stage .*{stage} of the stream rows"):
+        compare(table)
 
 
 def test_one_seed_says_that_it_cannot_test() -> None:

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis import figures
+from analysis import page as page_module
 from analysis.__main__ import main
 from analysis.report import Analysis, analyse, print_tables
 from tune_dd.artifacts import read_json, read_rows
@@ -117,7 +119,6 @@ def test_the_page_answers_and_names_its_class(analysis: Analysis) -> None:
     page = read_page(analysis)
     assert "Rehearsal: pocket scale" in page.text
     assert "falls from" in page.text
-    assert "120 with results" not in page.text
     assert "72 with results of 121 planned, 1 crashed" in page.text
     assert "loss is not finite at step 12" in page.text
     assert "python -m tune_dd.sweep pydocs --quick" in page.text
@@ -153,6 +154,19 @@ def test_the_page_says_how_it_was_made(synthetic: ModuleType, tmp_path: Path) ->
     before = found.report.read_bytes()
     assert main(shlex.split(command)) == 0
     assert found.report.read_bytes() == before
+
+
+def test_a_page_that_is_cut_says_so(
+    synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, analysis: Analysis
+) -> None:
+    assert "model_selection.csv has them all" not in read_page(analysis).text
+    assert "Drawn are" not in read_page(analysis).text
+    monkeypatch.setattr(page_module, "MAX_ROWS", 5)
+    monkeypatch.setattr(figures, "MAX_PANELS", 3)
+    page = read_page(analyse([analysis.folder], out=tmp_path, n_bootstrap=20))
+    assert "The first 5 of 6 cells; model_selection.csv has them all." in page.text
+    assert "Drawn are 3 of the 6 cells, those of the last read-outs." in page.text
+    assert "The first 5 of 72 other trials; results.tsv has them all." in page.text
 
 
 def test_no_text_of_a_user_becomes_markup(synthetic: ModuleType, tmp_path: Path) -> None:
