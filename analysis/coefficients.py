@@ -14,7 +14,7 @@ from scipy.optimize import linprog
 
 from analysis import robust
 from analysis.curves import coordinate
-from analysis.targets import Targets, check_rank, design_of, make_targets, target_draws
+from analysis.targets import Targets, check_rank, design_of, folds, make_targets, target_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, Law, design_rank, get_law
 
@@ -203,7 +203,7 @@ def fit_law(
         draws = _bootstrap(targets, problem, beta, predicted, discrepancy, n_bootstrap, rng)
         ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
         intervals = {name: (low, high) for name, (low, high) in zip(form.coefficients, ends.tolist(), strict=True)}
-    left_out = _leave_out(targets, problem, beta, np.arange(len(targets)))
+    left_out = _leave_out(targets, problem, beta, folds(targets))
     loo_rmse = loo_regret = None
     if left_out is not None:
         loo_rmse = float(np.sqrt(np.mean((left_out - targets.dropout)[targets.point] ** 2)))
@@ -314,7 +314,7 @@ def _bootstrap(
 
 
 def _leave_out(targets: Targets, problem: robust.Problem, beta: Array, group: NDArray[np.int64]) -> Array | None:
-    """(n,) each cell's dropout by the law fitted without its group (its own number, or its block), or None
+    """(n,) each cell's dropout by the law fitted without its group (its fold, or its block), or None
     where some group's absence leaves the law undetermined.
     """
     groups, member = np.unique(group, return_inverse=True)

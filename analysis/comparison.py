@@ -124,8 +124,8 @@ def _check_design(rows: pd.DataFrame, ends: pd.DataFrame) -> None:
         if len(mixed):
             where = " ".join(map(str, np.atleast_1d(mixed.index[0])))
             raise UserError(
-                f"column {name!r} is both {mixed.iloc[0][0]} and {mixed.iloc[0][1]} in {' and '.join(keys)} {where} of the "
-                "stream rows: these are streams of different designs, so analyse the runs one by one"
+                f"column {name!r} is both {mixed.iloc[0][0]} and {mixed.iloc[0][1]} in {' and '.join(keys)} {where} of "
+                "the stream rows: these are streams of different designs, so analyse the runs one by one"
             )
 
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from analysis.figures import Picture, count_text
+from analysis.figures import MAX_LEVELS, Picture, count_text, spread
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, FAINT, ACCENT = "#222222", "#9a9a9a", "#D55E00"
@@ -190,6 +190,7 @@ def draw_residuals(figure: Figure, picture: Picture) -> None:
     ax = figure.add_subplot()
     data = picture.data
     colours = ordered_colours(data["unique_tokens"].tolist())
+    named = spread(list(colours), MAX_LEVELS)
     ax.axhline(0, color=INK, lw=0.8)
     for prefix, colour in colours.items():
         own = data[data["unique_tokens"] == prefix]
@@ -202,7 +203,7 @@ def draw_residuals(figure: Figure, picture: Picture) -> None:
             ax.plot(
                 points["left_out"], points["left_out"] - points["target"], "o", mfc="none", color=colour, ms=6, lw=0
             )
-        ax.plot([], [], "o", color=colour, label=f"U = {count_text(prefix)}")
+        ax.plot([], [], "o", color=colour, label=f"U = {count_text(prefix)}" if prefix in named else None)
     ax.set_xlabel("the law's dropout rate p")
     ax.set_ylabel("law less optimum (dropout rate)")
     figure.legend(loc="outside lower center", ncols=5, columnspacing=1.0)

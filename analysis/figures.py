@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # A page with more panels than this is not read, and 24 take some seconds to draw; the CSV holds all cells.
 MAX_PANELS, MAX_CURVES = 24, 12
+# Pictures of the optimum are pairs, one per model, and each holds a line per level: as many as colours tell apart.
+MAX_PAIRS, MAX_LEVELS = 4, 9
 CURVE_POINTS = 61
 COMPACT, WIDE = (3.7, 2.7), (4.5, 3.1)  # inches
 
@@ -118,28 +120,44 @@ def optimum_text(status: str, optimum: float, low: float, high: float, edge: flo
 
 
 def optimum_pictures(selection: pd.DataFrame, coefficients: Coefficients | None) -> list[Picture]:
-    """The optimum against U (a line per C) and against C (a line per U), a pair of pictures per model."""
+    """The optimum against U (a line per C) and against C (a line per U), a pair of pictures per model.
+
+    At most ``MAX_PAIRS`` models, those with the most cells (the larger ones on a tie), and ``MAX_LEVELS`` lines.
+    """
     pictures = []
-    for (_, phase, model), cells in selection.groupby(["n_params", "phase", "model"], sort=True):
+    models = list(selection.groupby(["n_params", "phase", "model"], sort=True))
+    kept = sorted(range(len(models)), key=lambda i: (-len(models[i][1]), -i))[:MAX_PAIRS]
+    for (_, phase, model), cells in (models[i] for i in sorted(kept)):
         for x, by in (("unique_tokens", "sampled_tokens"), ("sampled_tokens", "unique_tokens")):
             if cells[x].nunique() < 2:
                 continue
             letters = {"unique_tokens": "U", "sampled_tokens": "C"}
             law = "; line and band: the fitted law with its 95 % interval" if coefficients else ""
+            levels = spread(cells[by].unique().tolist(), MAX_LEVELS)
+            cut = f" {len(levels)} of {cells[by].nunique()} values of {letters[by]} are shown."
             pictures.append(
                 Picture(
                     name=f"optimum-{phase}-{model}-against-{letters[x]}",
                     title=f"{model}: best dropout against {letters[x]}",
                     caption=f"{model}: the best dropout of each cell against {letters[x]}, one colour per "
                     f"{letters[by]}. Bars: 95 % intervals; hollow triangles: censored, at the highest or lowest rate "
-                    f"tried, the bar reaching to the bound; crosses: no signal{law}.",
-                    data=optimum_data(cells, coefficients, x, by),
+                    f"tried, the bar reaching to the bound; crosses: no signal{law}."
+                    + (cut if len(levels) < cells[by].nunique() else ""),
+                    data=optimum_data(cells[cells[by].isin(levels)], coefficients, x, by),
                     kind="draw_optimum",
                     labels={"x": x, "by": by},
                     size=WIDE,
                 )
             )
     return pictures
+
+
+def spread(values: Sequence[float], most: int) -> list[float]:
+    """At most ``most`` of the distinct values, evenly by rank, the smallest and the largest among them."""
+    ranked = sorted(set(values))
+    if len(ranked) <= most:
+        return ranked
+    return [ranked[round(i)] for i in np.linspace(0, len(ranked) - 1, most)]
 
 
 def optimum_data(cells: pd.DataFrame, coefficients: Coefficients | None, x: str, by: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis import robust
 from analysis.coefficients import problem_of
-from analysis.targets import Targets, design_of, make_targets
+from analysis.targets import MAX_FOLDS, Targets, folds, make_targets
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, design_rank, get_law
 
@@ -30,7 +30,7 @@ def leave_one_cell_out(
     p_min: float = P_MIN,
     p_max: float = P_MAX,
 ) -> pd.DataFrame:
-    """Predict each cell by the law fitted to all others.
+    """Predict each cell by the law fitted to all others (beyond 200 cells: to those of the other 199 folds).
 
     Returns one row per cell: model, n_params, unique_tokens, sampled_tokens, status, target, predicted,
     error (predicted less target, dropout) and regret (nats); predicted, error and regret are NaN where the
@@ -40,7 +40,7 @@ def leave_one_cell_out(
         UserError: as ``make_targets``.
     """
     targets = make_targets(selection, table, seed=seed)
-    return _predict_groups(targets, law, np.arange(len(targets)), p_min, p_max, seed)
+    return _predict_folds(targets, law, p_min, p_max, seed)
 
 
 def leave_one_level_out(
@@ -90,11 +90,12 @@ def rivals(
     targets = make_targets(selection, table, seed=seed)
     rows = []
     for law in laws:
-        predictions = {"cell": _predict_groups(targets, law, np.arange(len(targets)), p_min, p_max, seed)}
+        predictions = {"cell": _predict_folds(targets, law, p_min, p_max, seed)}
         for by in LEVELS:
             if len(np.unique(getattr(targets, by))) > 1:
                 predictions[f"largest {by}"] = _predict_level(targets, law, by, None, p_min, p_max, seed)
         for holdout, held in predictions.items():
+            note = f"in {MAX_FOLDS} folds" if holdout == "cell" and len(held) > MAX_FOLDS else ""
             known = held["regret"].notna().all()
             interior = held["status"] == "interior"
             rows.append(
@@ -105,7 +106,7 @@ def rivals(
                     "regret_mean": held["regret"].mean() if known else float("nan"),
                     "regret_max": held["regret"].max() if known else float("nan"),
                     "rmse": float(np.sqrt((held.loc[interior, "error"] ** 2).mean())) if known else float("nan"),
-                    "note": "" if known else "undetermined without the cells held out",
+                    "note": note if known else "undetermined without the cells held out",
                 }
             )
     frame = pd.DataFrame(rows)
@@ -126,36 +127,42 @@ def _predict_level(
     held = values == (values.max() if level is None else level)
     if not held.any():
         raise UserError(f"no cell has {by}={level}: choose one of {', '.join(f'{v:.0f}' for v in np.unique(values))}")
-    frame = _predict_groups(targets, law, np.where(held, 0, -1), p_min, p_max, seed)
-    chosen: pd.DataFrame = frame.loc[held].reset_index(drop=True)
-    return chosen
-
-
-def _predict_groups(
-    targets: Targets, law: str, group: np.ndarray, p_min: float, p_max: float, seed: int
-) -> pd.DataFrame:
-    """Predict each cell of group g >= 0 by the law fitted without the group, from several starts."""
     form = get_law(law)
     problem = problem_of(targets, form, p_min, p_max)
-    design = design_of(targets, form)
     predicted = np.full(len(targets), np.nan)
-    whole: Array | None = None
-    for number in np.unique(group[group >= 0]):
-        held = group == number
-        rest = targets.point & ~held
-        if rest.sum() < design.shape[1] or design_rank(design[rest])[0] < design.shape[1]:
-            continue
+    if _determined(problem.design[targets.point & ~held]):
         rng = np.random.default_rng([seed, 2])
         mask = (~held).astype(np.float64)
-        if held.sum() > 1:
-            beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng, mask)
-        else:
-            # One cell of many hardly moves the fit: refine the whole table's.
-            if whole is None:
-                whole, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
-            z, side = targets.z[None], targets.side[None]
-            beta = robust.minimise(problem, whole[None], z, side, mask[None])[0][0]
-        predicted[held] = np.clip(design[held] @ beta, p_min, p_max)
+        beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng, mask)
+        predicted[held] = np.clip(problem.design[held] @ beta, p_min, p_max)
+    frame: pd.DataFrame = _held_out(targets, predicted).loc[held].reset_index(drop=True)
+    return frame
+
+
+def _predict_folds(targets: Targets, law: str, p_min: float, p_max: float, seed: int) -> pd.DataFrame:
+    """Predict each cell by the law fitted without its fold. That hardly moves the fit: the whole table's is refined."""
+    problem = problem_of(targets, get_law(law), p_min, p_max)
+    predicted = np.full(len(targets), np.nan)
+    fold = folds(targets)
+    mask = (fold != np.unique(fold)[:, None]).astype(np.float64)
+    left = [number for number, row in enumerate(mask) if _determined(problem.design[(row > 0) & targets.point])]
+    if left:
+        rng = np.random.default_rng([seed, 2])
+        whole, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
+        shape = (len(left), 1)
+        start, z, side = np.tile(whole, shape), np.tile(targets.z, shape), np.tile(targets.side, shape)
+        refits = np.full((len(mask), len(whole)), np.nan)
+        refits[left], _ = robust.minimise(problem, start, z, side, mask[left])
+        predicted = np.clip((problem.design * refits[fold]).sum(axis=1), p_min, p_max)
+    return _held_out(targets, predicted)
+
+
+def _determined(design: Array) -> bool:
+    k = int(design.shape[1])
+    return len(design) >= k and design_rank(design)[0] == k
+
+
+def _held_out(targets: Targets, predicted: Array) -> pd.DataFrame:
     regret = [float(fit.regret(p)) for fit, p in zip(targets.fits, predicted, strict=True)]
     return pd.DataFrame(
         {

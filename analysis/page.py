@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures import METRICS, count_text
+from analysis.figures import MAX_PAIRS, METRICS, count_text
 from analysis.style import STYLE_SHEET
 from analysis.terminal import (
     STATUS_WORDS,
@@ -47,7 +47,7 @@ def render_page(analysis: Analysis, shown: Shown) -> str:
         ("answer", "The answer", answer_part(analysis)),
         ("run", "What was run", run_part(analysis)),
         ("cells", "Best dropout per cell", selection_part(analysis, shown)),
-        ("optimum", "Optimum against unique and sampled tokens", gallery(shown, "optimum", wide=True)),
+        ("optimum", "Optimum against unique and sampled tokens", optimum_part(analysis, shown)),
         ("law", "The law", law_part(analysis, shown)),
         ("stream", "Schedules on the stream", stream_part(analysis, shown)),
         ("predictions", "Predicted beforehand, and what came out", predictions_part(analysis)),
@@ -213,6 +213,12 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
     drawn = sum(section == "cells" for section, _, _ in shown)
     rest = paragraph(f"Drawn are {drawn} of the {len(selection)} cells, those of the last read-outs.")
     return about + table + cut + (rest if drawn < len(selection) else "") + gallery(shown, "cells", wide=False)
+
+
+def optimum_part(analysis: Analysis, shown: Shown) -> str:
+    models = len(analysis.selection.drop_duplicates(["phase", "model"])) if len(analysis.selection) else 0
+    cut = paragraph(f"Drawn are the {MAX_PAIRS} models with the most cells, of {models}.") if models > MAX_PAIRS else ""
+    return cut + gallery(shown, "optimum", wide=True)
 
 
 def cut_text(n: int, what: str, file: str) -> str:

@@ -21,6 +21,8 @@ from tune_dd.laws import Array, Law, design_rank
 NOMINAL_STANDARD_ERROR = 0.03
 # Draws behind a target's standard deviation; its relative error is 1 / sqrt(2 * 400) = 3.5 %.
 TARGET_DRAWS = 400
+# Cells are left out one at a time up to so many cells, beyond that in so many folds.
+MAX_FOLDS = 200
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,11 @@ def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -
         for first, degree in enumerate((2, 3) if can_fit(len(cell.dropouts), 3) else (2, 2)):
             result[first::2, i] = optimum_draws(levels[first::2], cell, degree)
     return result, side
+
+
+def folds(targets: Targets) -> NDArray[np.int64]:
+    """(n,) the fold that each cell is left out with: its own, or one of ``MAX_FOLDS`` that mix sizes and prefixes."""
+    return np.arange(len(targets), dtype=np.int64) % MAX_FOLDS
 
 
 def design_of(targets: Targets, law: Law) -> Array:

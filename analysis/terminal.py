@@ -39,8 +39,8 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
     )
     for note in analysis.notes:
         console.print(Text(f"Note: {note}", style="yellow"))
-    if len(analysis.selection):
-        console.print(selection_table(analysis.selection, experiment.evidence, console))
+    for _, cells in analysis.selection.groupby("phase") if len(analysis.selection) else ():
+        console.print(selection_table(cells, experiment.evidence, console))
     print_law(analysis, console)
     if analysis.comparison is not None:
         for _, rows in analysis.comparison.groupby("metric", sort=False):
@@ -66,26 +66,24 @@ def new_table(title: str, console: Console) -> Table:
 
 
 def selection_table(selection: pd.DataFrame, evidence: str, console: Console) -> Table:
-    """Optimum and plateau per cell."""
-    cells, title = selection, f"Best dropout per cell ({evidence})"
+    """Optimum and plateau per cell of one phase. Its columns fit in a hundred for the models of every regime."""
+    phase = selection["phase"].iloc[0]
+    cells, title = selection, f"Best dropout per cell with 95 % interval, {phase}; gain over p = 0 in nats ({evidence})"
     if len(cells) > MAX_ROWS:
-        last = cells.groupby(["phase", "model", "unique_tokens"])["sampled_tokens"].transform("max")
+        last = cells.groupby(["model", "unique_tokens"])["sampled_tokens"].transform("max")
         cells = cells[cells["sampled_tokens"] == last]
         hidden = len(selection) - min(len(cells), MAX_ROWS)
         cells = cells.head(MAX_ROWS)
         title += f", last read-outs; model_selection.csv has the other {hidden}"
     table = new_table(title, console)
-    several = selection["phase"].nunique() > 1
-    for name in (["phase"] if several else []) + ["model"]:
-        table.add_column(name)
-    for name in ("U", "C", "seeds", "best", "95 % interval", "plateau"):
-        table.add_column(name, justify="right")
-    table.add_column("status")
-    table.add_column("gain over p=0", justify="right")
-    order = ["phase", "n_params", "model", "unique_tokens", "sampled_tokens"]
+    table.add_column("model", overflow="fold")
+    for name in ("U", "C", "seeds", "best", "interval", "plateau"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("gain", justify="right", no_wrap=True)
+    order = ["n_params", "model", "unique_tokens", "sampled_tokens"]
     for row in cells.sort_values(order).to_dict("records"):
-        values = [row["phase"]] if several else []
-        values += [
+        values = [
             row["model"],
             count_text(row["unique_tokens"]),
             count_text(row["sampled_tokens"]),

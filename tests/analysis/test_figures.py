@@ -58,6 +58,22 @@ def test_many_cells_are_cut_to_the_last_readouts(synthetic: ModuleType, tmp_path
     assert len({picture.name for picture in pictures}) == len(pictures)
 
 
+def test_many_models_and_levels_are_cut(fits: list[CellFit], coefficients: Coefficients) -> None:
+    one = selection_table(fits)
+    assert one["unique_tokens"].nunique() == 5
+    several = [one.assign(model=f"m{i}", n_params=1_000 * (i + 1)) for i in range(6)]
+    finer = one.assign(model="m0", n_params=1_000, unique_tokens=one["unique_tokens"] + 1)
+    third = one.assign(model="m0", n_params=1_000, unique_tokens=one["unique_tokens"] + 2)
+    pictures = figures.optimum_pictures(pd.concat([*several, finer, third]), coefficients)
+    models = [picture.name.split("-")[2] for picture in pictures[::2]]
+    assert models == ["m0", "m3", "m4", "m5"]  # the one with most cells, and the largest of the others
+    against_c = pictures[1]
+    lines = against_c.data.loc[against_c.data["series"] == "law", "unique_tokens"].unique()
+    assert (len(lines), lines.min(), lines.max()) == (figures.MAX_LEVELS, 4_000, 64_002)
+    assert "9 of 15 values of U are shown" in against_c.caption
+    assert "are shown" not in pictures[0].caption
+
+
 def test_the_law_is_drawn_where_it_predicts(fits: list[CellFit], coefficients: Coefficients) -> None:
     selection = selection_table(fits)
     against_u = figures.optimum_pictures(selection, coefficients)[0].data

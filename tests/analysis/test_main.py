@@ -40,7 +40,7 @@ def test_the_whole_command_works_where_neither_torch_nor_ray_can_be_imported(
     )
     assert done.returncode == 0, done.stderr
     assert f"Report: {run / 'report.html'}" in done.stdout
-    assert "Best dropout per cell (rehearsal)" in done.stdout
+    assert "Best dropout per cell with 95 % interval, calibrate; gain over p = 0 in nats (rehearsal)" in done.stdout
     assert "\x1b" not in done.stdout  # plain where nobody looks
     assert done.stderr == ""
     assert (run / "optuna.db").is_file()

@@ -19,6 +19,7 @@ from analysis import figures
 from analysis import page as page_module
 from analysis.__main__ import main
 from analysis.report import Analysis, analyse, print_tables
+from analysis.terminal import STATUS_WORDS, selection_table
 from tune_dd.artifacts import read_json, read_rows
 from tune_dd.errors import UserError
 
@@ -196,6 +197,32 @@ def test_the_terminal_tables_fit_a_hundred_columns(analysis: Analysis) -> None:
     assert "(rehearsal)" in text
     assert text.count("L2_H2_D64 |") == 6
     assert "[bold]" not in text
+
+
+def test_no_row_of_the_terminals_cells_wraps() -> None:
+    row = {
+        "phase": "calibrate",
+        "model": "L20_H8_D448",
+        "n_params": 51_838_976,
+        "unique_tokens": 524_288,
+        "sampled_tokens": 16_384_000,
+        "n_seeds": 3,
+        "fitted_optimum": 0.31,
+        "fitted_low": 0.27,
+        "fitted_high": 0.32,
+        "grid_optimum": 0.6,
+        "plateau_low": 0.1,
+        "plateau_high": 0.2,
+        "improvement": -1.639,
+    }
+    selection = pd.DataFrame([{**row, "status": status} for status in STATUS_WORDS])
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(selection_table(selection, "rehearsal", console))
+    lines = [line for line in console.export_text().splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(STATUS_WORDS)  # heading, rule, one line per cell
+    assert "[0.27, 0.32]" in lines[2]
+    assert sum("censored high" in line for line in lines) == 1
+    assert not any("…" in line for line in lines)
 
 
 def test_a_stream_is_compared_and_drawn(synthetic: ModuleType, tmp_path: Path) -> None:
