@@ -90,7 +90,6 @@ def test_a_chain_is_stopped_and_goes_on_to_one_report(tmp_path: Path) -> None:
     [
         (["--seeds", "1"], "--seeds belongs to one phase"),
         (["--coefficients", "x"], "--coefficients belongs to one phase"),
-        (["--extend"], "--extend adds to one run"),
         (["--resume", "--models", "L1_H2_D16"], "keeps those that it was begun with"),
         (["--resume"], "no unfinished chain tiny-all-*"),
         (["--resume", "nowhere"], "nowhere/chain.json is missing"),
@@ -110,6 +109,15 @@ def test_what_a_chain_refuses(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not Path("ray_results").exists()
+
+
+def test_a_chain_is_not_extended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["tiny.toml", "--phase", "all", "--extend"]) == 2
+    assert "--extend adds to one run" in capsys.readouterr().err
 
 
 def test_a_dry_run_shows_what_is_known_beforehand(
