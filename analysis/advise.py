@@ -137,7 +137,9 @@ def advise_command(arguments: Sequence[str]) -> int:
 
 
 def scatter_text(discrepancy: float, *, known: bool) -> str:
-    """What the interval leaves out. ``known``: whether there is one."""
+    """What the interval leaves out. ``known``: whether there is one; without, scatter of 0 says nothing."""
+    if not known and discrepancy <= 0:
+        return "No interval can be given for the law's own value."
     scatter = (
         f"cells scatter about it by {discrepancy:.3f} more (standard deviation, in dropout)"
         if discrepancy > 0

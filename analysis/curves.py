@@ -26,8 +26,9 @@ def coordinate(dropout: ArrayLike) -> Array:
 
 
 def from_coordinate(z: ArrayLike) -> Array:
-    """p = z^2 - 0.1, at least 0."""
-    return np.asarray(np.maximum(np.asarray(z, dtype=np.float64) ** 2 - SHIFT, 0.0))
+    """p = z^2 - 0.1, at least 0, and 0 exactly where only rounding keeps it from that."""
+    p = np.asarray(z, dtype=np.float64) ** 2 - SHIFT
+    return np.asarray(np.where(p < 1e-12, 0.0, p))
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def optimum_data(cells: pd.DataFrame, coefficients: Coefficients | None, x: str,
 def law_pictures(coefficients: Coefficients, held_out: pd.DataFrame | None = None) -> list[Picture]:
     """The law against the cells, its coefficients in pairs, and the laws' regret on what was held out."""
     pictures = [law_fit_picture(coefficients)]
-    if len(coefficients.coefficients) > 1:
+    if len(coefficients.coefficients) > 1 and coefficients.draws:
         pictures.append(
             Picture(
                 name="coefficient-pairs",

@@ -209,7 +209,7 @@ def fit_cell(cell: Cell, noise: Noise, margin: float | None, n_bootstrap: int, s
     fitted = quadratic.optimum if quadratic else float(dropouts[best])
     optima = [curve.optimum for curve in (quadratic, cubic) if curve]
     draws = level_draws(cell, noise, n_bootstrap, cell_rng(cell, seed)) if noise.known else None
-    low, high, target_sd = _optimum_interval(cell, draws, notes)
+    low, high, target_sd = _optimum_interval(cell, draws)
     standard_error, margin = _margin(cell, noise, margin)
     improvement, improvement_low, improvement_high = _improvement(cell, draws, noise, notes)
     p_value = _dropout_effect(cell, noise)
@@ -260,7 +260,7 @@ def optimum_draws(levels: Array, cell: Cell, degree: int) -> Array:
     return from_coordinate(minimisers(levels, cell.dropouts, cell.counts, degree))
 
 
-def _optimum_interval(cell: Cell, draws: Array | None, notes: list[str]) -> tuple[float, float, float]:
+def _optimum_interval(cell: Cell, draws: Array | None) -> tuple[float, float, float]:
     nan = float("nan")
     if draws is None:
         return nan, nan, nan

@@ -200,6 +200,11 @@ TRUE_LAW = {"A": 0.20, "B": 0.15, "D": 0.06, "C0": -0.25}
 
 # Sizes and prefixes of the simulated calibrations; read-outs are those of ``simulate_calibration``.
 SIZES, PREFIXES = (45_000, 163_840, 430_000), (4_000, 8_000, 16_000, 32_000)
+ONE_SEED_DESIGNS = (
+    ((163_840,), (8_000, 16_000)),
+    ((163_840,), PREFIXES),
+    (SIZES, PREFIXES),
+)
 
 
 def coverage_of_coefficients(
@@ -297,6 +302,25 @@ def simulate_stream(rng: np.random.Generator, *, n_seeds: int = 5, n_stages: int
     return pd.DataFrame(rows)
 
 
+def level_of_comparison(n_streams: int = 300, *, n_seeds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """The share of streams, whose law is truly as good as the best static, that are declared different at 5 %."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(n_streams):
+        table = simulate_stream(rng, n_seeds=n_seeds)
+        table.loc[(table["condition"] == "law") & (table["stage"] == table["stage"].max()), "val_loss"] -= STREAM["law"]
+        rows.append(compare(table, metrics=("final_val_loss",), n_bootstrap=400, seed=number).iloc[0])
+    found = pd.DataFrame(rows)
+    interval, test = (found["low"] > 0) | (found["high"] < 0), found["p_paired_t"] < 0.05
+    shares = {"paired t": test, "bootstrap interval": interval, "both": interval & test}
+    return pd.DataFrame(
+        [
+            {"rejects": name, "seeds": n_seeds, "share": value.mean(), "streams": n_streams}
+            for name, value in shares.items()
+        ]
+    )
+
+
 def coverage_of_comparison(n_streams: int = 300, *, n_seeds: int = 5, seed: int = 0) -> pd.DataFrame:
     """The share of simulated streams whose intervals of law less best static hold the truth."""
     rng = np.random.default_rng(seed)
@@ -338,7 +362,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Coefficients, {options.calibrations} calibrations, the law missing by {miss} a block")
         result = coverage_of_coefficients(options.calibrations, miss=miss, seed=options.seed)
         print(result.round(4).to_string(index=False))
+    for sizes, prefixes in ONE_SEED_DESIGNS:
+        print(f"One seed, {len(sizes)} sizes, {len(prefixes)} prefixes, {options.calibrations} calibrations")
+        result = coverage_of_coefficients(
+            options.calibrations, n_params=sizes, unique_tokens=prefixes, n_seeds=1, seed=options.seed
+        )
+        print(result.round(4).to_string(index=False))
     for n_seeds in (3, 5):
+        print(f"A law as good as the best static, {n_seeds} seeds, called different at 5 %")
+        level = level_of_comparison(options.streams, n_seeds=n_seeds, seed=options.seed)
+        print(level.round(4).to_string(index=False))
         result = coverage_of_comparison(options.streams, n_seeds=n_seeds, seed=options.seed)
         print(f"Law less best static, {n_seeds} seeds")
         print(result.round(4).to_string(index=False))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import numpy as np
 import pandas as pd
 
 from analysis.sources import Source, read_grid, read_source
@@ -105,6 +106,7 @@ def combine(sources: Sequence[Source]) -> Experiment:
     frames = [to_frame(source) for source in sources]
     table = pd.concat(frames, ignore_index=True)
     check_shared(table)
+    check_rates(table)
     table, dropped = drop_repeats(table)
     notes = [note for source in sources for note in source.notes]
     if dropped:
@@ -141,6 +143,23 @@ def check_shared(table: pd.DataFrame) -> None:
         if len(other):
             places = table["place"].iloc[0], table["place"].loc[other.index[0]]
             raise UserError(f"column {column!r} is {first} in {places[0]} but {other.iloc[0]} in {places[1]}: {why}")
+
+
+def check_rates(table: pd.DataFrame) -> None:
+    """Refuse two learning rates at one point of training: the rate moves the optimum, and belongs to the protocol.
+
+    Runs without a config.json have no other mark of it. A rate may follow the steps, so it is compared step by step.
+    """
+    keys = ["phase", "stage", "sampled_tokens"]
+    first = table.groupby(keys)["learning_rate"].transform("first")
+    differs = ~np.isclose(table["learning_rate"], first, rtol=1e-6, atol=0.0)
+    if differs.any():
+        other = table[differs].iloc[0]
+        same = table[(table[keys] == other[keys]).all(axis=1)].iloc[0]
+        raise UserError(
+            f"column 'learning_rate' is {same['learning_rate']} in {same['place']} but {other['learning_rate']} in "
+            f"{other['place']}: the rate belongs to the protocol of a regime: analyse the runs one by one"
+        )
 
 
 def check_protocols(sources: Sequence[Source]) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis import simulation
 from analysis.cells import additive, cell_rows, make_cells, pool_noise
-from analysis.curves import coordinate, fit_curve, minimisers
+from analysis.curves import coordinate, fit_curve, from_coordinate, minimisers
 from analysis.optimum import cell_fit, cell_fits, select_models, summarise
 from tune_dd.errors import UserError
 
@@ -96,7 +96,7 @@ def test_coverage_of_the_optimum_over_500_sweeps() -> None:
     found = simulation.coverage_of_optimum(500, n_bootstrap=300, seed=1)
     assert 0.93 <= found["coverage"].mean() <= 0.98
     # Every generating curve by itself, near the edge of the grid and far from it; 0.01 is its own error.
-    assert found["coverage"].between(0.92, 0.985).all(), found
+    assert found["coverage"].between(0.92, 0.98).all(), found
     assert found["improvement_coverage"].min() >= 0.95, found
     assert (found["bias"].abs() < 0.02).all(), found
 
@@ -117,6 +117,12 @@ def test_monotone_curves_are_censored_on_their_side() -> None:
     falling = cell_fit(sweep(lambda p: 4 - p))
     assert (falling.status, falling.grid_optimum) == ("censored_high", 0.6)
     assert falling.improvement_low > 0.4
+
+
+def test_an_optimum_at_no_dropout_is_zero_exactly() -> None:
+    p = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert from_coordinate(coordinate(p))[0] == 0.0
+    np.testing.assert_allclose(from_coordinate(coordinate(p)), p, atol=1e-15)
 
 
 def test_without_noise_a_curve_in_the_fitted_family_is_found_exactly() -> None:

@@ -288,6 +288,23 @@ def test_one_seed_says_what_it_cannot_say(synthetic: ModuleType, tmp_path: Path)
     assert "with one seed nothing says how sure this is" in " ".join(console.export_text().split())
 
 
+def test_a_law_without_intervals_is_shown_without_them(
+    synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = synthetic.calibration(seeds=(0,), dropouts=(0.0, 0.1, 0.3, 0.5))
+    found = analyse([synthetic.write_run(tmp_path, rows)], law="first_order", n_bootstrap=20)
+    assert found.coefficients is not None
+    assert not found.coefficients.draws
+    page = read_page(found)
+    assert "nan" not in page.text.lower().split()
+    assert not (tmp_path / "figures" / "coefficient-pairs.png").exists()
+    print_tables(found, Console(width=100))
+    assert main(["advise", "--coefficients", str(tmp_path), "--params", "163840", "--stages", "4k:131k,8k:262k"]) == 0
+    out = capsys.readouterr().out
+    assert "[nan" not in out
+    assert "No interval can be given for the law's own value" in " ".join(out.split())
+
+
 def test_an_output_that_cannot_be_made_is_told(analysis: Analysis, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out"):

@@ -158,6 +158,7 @@ def test_the_same_trial_with_other_numbers_is_refused(synthetic: ModuleType, tmp
         ("tokenizer_hash", "other"),
         ("device", "cuda"),
         ("context", 256),
+        ("learning_rate", 0.003),  # two folders without a config.json have no other mark of their protocol
     ],
 )
 def test_runs_that_must_not_be_mixed_are_refused_by_column(
