@@ -99,7 +99,10 @@ def selection_table(selection: pd.DataFrame, evidence: str, console: Console) ->
 
 
 def best_text(row: dict[Any, Any]) -> str:
-    """The fitted optimum; for a censored cell the bound that its interval supports, for a flat one nothing."""
+    """The fitted optimum; for a flat cell nothing, for a censored one the bound that its interval supports.
+
+    Where one seed gives no interval it is the rate that did best; the status says that it lay at the edge.
+    """
     if row["status"] == "no_signal":
         return "-"
     if row["status"] == "interior":
@@ -107,7 +110,7 @@ def best_text(row: dict[Any, Any]) -> str:
     if at_zero(row):
         return "0"  # nothing lies below it
     sign, bound = ("<=", "fitted_high") if row["status"] == "censored_low" else (">=", "fitted_low")
-    return f"{sign}{row[bound]:.2f}" if np.isfinite(row[bound]) else "-"
+    return f"{sign}{row[bound]:.2f}" if np.isfinite(row[bound]) else f"{row['grid_optimum']:.2f}"
 
 
 def at_zero(row: dict[Any, Any]) -> bool:
