@@ -293,7 +293,7 @@ def stream_text(pairs: int) -> str:
         "Differences are condition less baseline in nats per token, paired by seed where seeds match (otherwise "
         "Welch): below zero the condition is better. The interval charges for having chosen the best static dropout "
         "among several, on other seeds than the one it is used on. The p-values do not: where nothing differed, the "
-        "paired t test against a baseline so chosen rejected in about 8 of 100 simulated streams at the 5 % level. So "
+        "paired t test against a baseline so chosen rejected in about 9 of 100 simulated streams at the 5 % level. So "
         "a direction is claimed only where interval and t test agree."
     )
     if pairs > 1:
