@@ -21,6 +21,7 @@ from tune_dd.optimizer import AdamW, learning_rate
 from tune_dd.stream import EvaluationWindows, evaluation_windows, sample_batch
 from tune_dd.trial import Stage, TrialSpec
 
+_ESTIMATE_SECONDS = 3.0  # a step of the largest model takes over 10 s on one core
 TRACE_EVERY = 16  # steps between points of the training curve, and between looks at the loss
 
 
@@ -256,7 +257,10 @@ def _tensor(tensors: dict[str, torch.Tensor], name: str, like: torch.Tensor) -> 
 
 
 def estimate_step_seconds(spec: TrialSpec, device: torch.device, n_steps: int = 5) -> float:
-    """Median seconds of one training step of the trial, on random tokens and after two steps to warm up."""
+    """Median seconds of one training step of the trial, on random tokens and after a step to warm up.
+
+    At most ``n_steps`` are measured, and no more once they have taken ``_ESTIMATE_SECONDS`` together.
+    """
     protocol = spec.protocol
     n_tokens = max(4 * protocol.context, 8_192)
     tokens = np.random.default_rng(0).integers(0, spec.vocab_size, n_tokens).astype(np.uint16)
@@ -264,10 +268,10 @@ def estimate_step_seconds(spec: TrialSpec, device: torch.device, n_steps: int = 
     data = TrialData(tokens, tokens, windows, np.ones(spec.vocab_size, np.int64))
     stage = Stage(n_tokens, spec.stages[-1].dropout, (n_steps + 2,))
     run = TrialRun(replace(spec, stages=(stage,)), data, device)
-    run.advance(2)
-    seconds = []
-    for step in range(3, n_steps + 3):
+    run.advance(1)
+    seconds: list[float] = []
+    while len(seconds) < n_steps and sum(seconds) < _ESTIMATE_SECONDS:
         began = time.perf_counter()
-        run.advance(step)
+        run.advance(run.step + 1)
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)

@@ -40,7 +40,9 @@ def list_runs(storage: Path, console: Console) -> None:
     """Print the runs under the storage, newest last."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "regime", "phase", "trials", "crashed", "size", "age", "state"):
-        table.add_column(name, justify="right" if name in ("trials", "crashed", "size", "age") else "left")
+        right = name in ("trials", "crashed", "size", "age")
+        # The run's path is there to be copied: never cut.
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "run")
     now = datetime.datetime.now()
     for run in find_runs(storage):
         size = _size(run)
