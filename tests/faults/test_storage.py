@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults_support import FEW, prepare, rows, rows_of, run, start, the_run, wait_until
+from faults_support import FEW, prepare, rows, rows_of, run, start, the_run
+from tests_support import wait_until
 
 from tune_dd import artifacts, journal
 
@@ -59,11 +60,10 @@ def test_a_full_disk_stops_the_search_and_space_lets_it_finish(unbroken, small_d
     process = start(tmp_path, "tiny.toml", *LONGER, "--storage", str(small_disk))
     wait_until(lambda: list(small_disk.glob(f"*/*/{artifacts.JOURNALS}/*{journal.SUFFIX}")))
     filler = small_disk / "filler"
-    with open(filler, "wb") as file:
+    with open(filler, "wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"\0" * 4096)
-                file.flush()
         except OSError:
             pass
     assert "is full: make space" in stopped(process)
