@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,16 @@ def synthetic_text(n_documents: int, seed: int = 0) -> str:
         sentences = [" ".join(draw.choices(words, k=draw.randint(4, 9))).capitalize() + "." for _ in range(6)]
         documents.append(f"{number} " + " ".join(sentences))
     return "\n\n".join(documents)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """What the condition gives once it is true; fails the test if that takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
 
 
 def spec(**changes: Any) -> TrialSpec:

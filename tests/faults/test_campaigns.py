@@ -12,8 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faults_support import FEW, SEARCH, finished, kill, live, prepare, rows, run, start, the_run, wait_until
-from tests_support import REPOSITORY
+from faults_support import FEW, SEARCH, finished, kill, live, prepare, rows, run, start, the_run
+from tests_support import REPOSITORY, wait_until
 
 from tune_dd import artifacts, journal
 

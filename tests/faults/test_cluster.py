@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults_support import FEW, environment, prepare, rows, run, the_run, wait_until
+from faults_support import FEW, environment, prepare, rows, run, the_run
+from tests_support import wait_until
 
 from tune_dd import artifacts, journal
 

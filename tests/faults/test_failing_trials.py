@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from faults_support import live, prepare, rows, run, start, the_run, tree, wait_until
+from faults_support import live, prepare, rows, run, start, the_run, tree
+from tests_support import wait_until
 
 from tune_dd import artifacts, journal
 

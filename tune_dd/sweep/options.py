@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from tune_dd.device import DEVICES
+from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import REGIMES, SCALES, Regime
@@ -204,7 +203,7 @@ def choose_plan(args: argparse.Namespace, regime: Regime, laws: Sequence[FrozenL
 
 def devices_and_threads(device: str, asked: int | None) -> tuple[int, int]:
     """Trials at a time and threads of each. On cpu a device is a core; one device takes all cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = device_count("cpu")
     if device == "cpu":
         n_devices = asked or cores
         if n_devices > cores:
@@ -214,8 +213,6 @@ def devices_and_threads(device: str, asked: int | None) -> tuple[int, int]:
         if asked and asked > 1:
             raise UserError(f"--devices {asked}: a Mac has one mps device")
         return 1, max(1, cores // 2)
-    from tune_dd.device import device_count
-
     count = device_count("cuda")
     n_devices = asked or count
     if n_devices > count:

@@ -8,13 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests_support import TINY_REGIME, synthetic_text
+from tests_support import TINY_REGIME, synthetic_text, wait_until
 
 from tune_dd import artifacts, journal
 from tune_dd.artifacts import TIMING_COLUMNS
@@ -34,15 +31,6 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command(*options), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not happen in time")
 
 
 def run_folders(folder: Path) -> list[Path]:
