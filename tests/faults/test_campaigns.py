@@ -146,5 +146,5 @@ def test_a_stress_campaign_ends_with_the_unbroken_table(
     )
     assert kills >= 2
     assert found == unbroken
-    # At most the work since each trial's last read-out: two running trials a kill, 200 steps each.
-    assert redone <= kills * 2 * 200
+    # At most the work since each trial's last read-out: two running trials a kill, 100 steps each.
+    assert redone <= kills * 2 * 100
