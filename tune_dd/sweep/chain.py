@@ -23,13 +23,13 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec
 from tune_dd.sweep.manage import is_finished
 from tune_dd.sweep.options import NEWEST, choose_regime, parse, repeated, scale_name
-from tune_dd.sweep.phases import DECISION
+from tune_dd.sweep.phases import DECISION, SUGGESTING
 from tune_dd.sweep.runs import RunFolder, group_name, hold, make_folder, shown_path
 
 CHAIN = "chain.json"
 LAW_FOLDER = "law"
 GATES = ("screen", "confirm")
-SHAPES = ("prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run")
+SHAPES = ("prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run", *SUGGESTING)
 
 # (command line of one phase, told of the run's folder before it trains) -> exit code
 RunPhase = Callable[[list[str], Callable[[RunFolder], None]], int]
@@ -100,7 +100,7 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
     if args.extend:
         raise UserError("--extend adds to one run: name it with --phase and its folder, not with --phase all")
     for name in SHAPES:
-        if getattr(args, name):
+        if getattr(args, name) is not None:
             option = name.removesuffix("_run").replace("_", "-")
             raise UserError(f"--{option} belongs to one phase: leave it out of --phase all, or set it in a regime file")
     if args.resume and (args.anchors or args.models):

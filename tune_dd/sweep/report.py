@@ -119,13 +119,13 @@ def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str
     )
 
 
-def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[TrialSpec, ...], outcome: Outcome) -> None:
+def print_result(console: Console, run: RunFolder, plan: Plan, outcome: Outcome) -> None:
     """Analyse the run's table, print the optima, name the files and the next command."""
-    names = {spec.trial_id: spec.name for spec in specs}
+    names = {spec.trial_id: spec.name for spec in outcome.specs}
     for trial_id, reason in outcome.crashed.items():
         console.print(f"crashed: {names.get(trial_id, trial_id)}: {reason}", style="red", highlight=False, markup=False)
     if not outcome.finished:
-        write_ledger(run, specs, outcome, None)
+        write_ledger(run, outcome, None)
         console.print("no trial finished, so there is nothing to analyse", highlight=False)
         return
     # Imported here: it draws, and a search need not wait for that.
@@ -134,7 +134,7 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
 
     result = analysis.report.compute(load_experiment([run.path]), run.path)
     decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
-    write_ledger(run, specs, outcome, result)
+    write_ledger(run, outcome, result)
     # The page shows the ledger, so it is read again before the page is written.
     result = analysis.report.write(replace(result, experiment=load_experiment([run.path])))
     analysis.report.print_tables(result, console)
@@ -181,14 +181,14 @@ def same_search(run: RunFolder, phase: str, *more: str) -> str:
     return shlex.join(["python", "-m", "tune_dd.sweep", *words, "--phase", phase, *more])
 
 
-def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome, result: Analysis | None) -> None:
+def write_ledger(run: RunFolder, outcome: Outcome, result: Analysis | None) -> None:
     """results.tsv, a line per trial.
 
     ``keep``: the trial's dropout lies on the plateau of a cell that it feeds, or its schedule ends no higher
     than the best fixed dropout; ``discard``: neither; ``crash``: it crashed, and the description says why.
     """
     lines = ["trial\tval_bpb\tmemory_gb\tstatus\tdescription"]
-    for spec in specs:
+    for spec in outcome.specs:
         stage = spec.stages[0]
         place = f"U={short_count(stage.unique_tokens)}" if len(spec.stages) == 1 else "stream"
         what = (
