@@ -178,8 +178,8 @@ def _choose_search(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
     # untouched for what the search finds.
     seeds = read_seeds(args.seeds) or scale.seeds
     objective, sampler = args.objective or OBJECTIVES[0], args.sampler or SAMPLERS[0]
-    # So many that no device waits for the batch's last seed; two points of one batch a Gaussian process, which knows
-    # nothing of the other one, would put in the same place.
+    # Trials enough for every device. A Gaussian process would put the points of one batch, which do not know of one
+    # another, in the same place.
     batch = 1 if sampler == "gp" else max(1, math.ceil(n_devices / len(seeds)))
     return ScheduleSpace(
         model=model,
