@@ -326,7 +326,7 @@ def mark_known(ax: Axes, data: pd.DataFrame, x: str, y: str) -> None:
     best = data.loc[[data["value"].idxmin()]]
     for rows, label, marker, colour, size in (
         (data[data["role"] == "fitted"], "fitted law", "s", OKABE_ITO[0], 6),
-        (data[data["role"] == "static"], "best fixed", "D", OKABE_ITO[2], 6),
+        (data[data["role"] == "static"], "fixed dropout", "D", OKABE_ITO[2], 6),
         (best, "best point", "*", ACCENT, 10),
     ):
         ax.plot(rows[x], rows[y], marker, color=colour, ms=size, mfc="none", mew=1.4, label=label)

@@ -27,7 +27,7 @@ def search_pictures(search: Searched) -> list[Picture]:
             name="search-history",
             title="What each point came to",
             caption=f"{loss.replace(chr(10), ' ').capitalize()} of each schedule tried, {over}, in the order of "
-            "suggestion; the line is the best so far. The fitted law and the best fixed dropout are marked.",
+            "suggestion; the line is the best so far. Marked: the fitted law and the fixed dropout that it began with.",
             data=done,
             kind="draw_search_history",
             labels={"loss": loss},
@@ -41,7 +41,7 @@ def search_pictures(search: Searched) -> list[Picture]:
                 name=f"search-slice-{name}",
                 title=f"Loss against {name}",
                 caption=f"Every schedule tried: its loss against {ENDS.get(name, f'coefficient {name}')}, darker for "
-                "earlier points. The fitted law, the best fixed dropout and the best point are marked.",
+                "earlier points. The fitted law, the fixed dropout and the best point are marked.",
                 data=done,
                 kind="draw_search_slice",
                 labels={"x": f"param_{name}", "xlabel": meaning, "loss": loss},
@@ -65,7 +65,7 @@ def search_pictures(search: Searched) -> list[Picture]:
     pictures.append(
         Picture(
             name="search-paths",
-            title="The best schedule found, the fitted law and the best fixed dropout",
+            title="The best schedule found, the fitted law and the fixed dropout",
             caption="Dropout at each stage of the best point and of the two known beforehand.",
             data=search.path,
             kind="draw_paths",
@@ -80,7 +80,8 @@ def importance_picture(importance: pd.DataFrame) -> Picture:
     return Picture(
         name="search-importance",
         title="Which parameter mattered",
-        caption="Importance of each parameter for reaching the best points, as a share of 1 (PED-ANOVA).",
+        caption="Importance of each parameter for reaching the best points, as a share of 1 (PED-ANOVA); "
+        "a rough guide where the points are few.",
         data=importance,
         kind="draw_search_importance",
         labels={},

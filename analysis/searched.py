@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     import optuna
 
 FITTED, STATIC = "fitted", "static"
-ROLES = {FITTED: "the fitted law", STATIC: "the best fixed dropout"}
-# Importance is that of reaching the best tenth of the points, or the best five where these are fewer than ten:
-# its authors advise at least five. With less than twice as many points it says nothing.
+ROLES = {FITTED: "the fitted law", STATIC: "the fixed dropout"}
+# Importance is that of reaching the best tenth of the points, at least the best five, as its authors advise. With
+# twenty points it still errs.
 _BEST_SHARE, _BEST_POINTS = 0.1, 5
-_MIN_POINTS = 2 * _BEST_POINTS
+_MIN_POINTS = 4 * _BEST_POINTS
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _point_row(point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best_contrasts(history: pd.DataFrame, loss: Array) -> pd.DataFrame:
-    """The best point less the fitted law and less the best fixed dropout, paired by seed.
+    """The best point less the fitted law and less the fixed dropout, paired by seed.
 
     Point and seed are additive effects and the residuals of all points are pooled: the 95 % interval is Student's,
     of a difference of two means over n pairs. It does not charge for having chosen the best.

@@ -157,7 +157,7 @@ def search_sentence(search: Searched) -> str:
     path = " ".join(f"{p:.3f}" for p in search.dropouts(best))
     if not len(search.contrasts):
         return f"The search has finished {n} of its points; the best so far is {best['condition']}, {path}."
-    names = {"fitted": "the fitted law", "static": "the best fixed dropout known"}
+    names = {"fitted": "the fitted law", "static": "the fixed dropout that it began with"}
     leads = [
         f"{row['difference']:+.4f}"
         + (f" [{row['low']:+.4f}, {row['high']:+.4f}]" if np.isfinite(row["low"]) else "")

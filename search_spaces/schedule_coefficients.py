@@ -143,7 +143,7 @@ class ScheduleSpace:
         model, prefixes, stage_steps, seeds: as in ``StreamGrid``; every point is trained with every seed.
         law: the fitted law on this stream.
         space: ``ends`` or ``coefficients``.
-        static: the fixed dropout that is tried as the second point.
+        static: the fixed dropout that is tried as the second point, and where it was found, in words.
         sampler: ``tpe`` or ``gp``.
         objective: ``final`` or ``trajectory``: what is minimised, as ``analysis.comparison.outcomes`` defines it.
         search_seed: of the sampler.
@@ -160,6 +160,7 @@ class ScheduleSpace:
     law: StartingLaw
     space: str
     static: float
+    static_source: str
     sampler: str
     objective: str
     search_seed: int
@@ -311,7 +312,8 @@ class ScheduleSpace:
         at_a_time = "one point at a time" if self.batch == 1 else f"{self.batch} points at a time"
         return [
             ("stages U", " ".join(short_count(n) for n in self.prefixes) + f" tokens, {self.stage_steps:,} steps each"),
-            *((point.role, " ".join(f"{p:.3g}" for p in point.dropouts)) for point in self.known),
+            (FITTED, " ".join(f"{p:.3g}" for p in self.law.path(self.law.coefficients))),
+            (STATIC, f"{self.static:g}, {self.static_source}"),
             ("searched", f"{ranges} ({self.law.name} law, --space {self.space})"),
             ("sampler", f"{self.sampler}, seed {self.search_seed}: {self.points} points, {at_a_time}"),
             ("objective", f"{what[self.objective]}, mean over seeds {' '.join(map(str, self.seeds))}"),
@@ -326,6 +328,7 @@ class ScheduleSpace:
             "law": self.law.to_dict(),
             "space": self.space,
             "static": self.static,
+            "static_source": self.static_source,
             "sampler": self.sampler,
             "objective": self.objective,
             "search_seed": self.search_seed,

@@ -54,6 +54,7 @@ def make_space(**changes: object) -> ScheduleSpace:
         "law": LAW,
         "space": "ends",
         "static": 0.2,
+        "static_source": "as given",
         "sampler": "tpe",
         "objective": "final",
         "search_seed": 0,
@@ -90,7 +91,7 @@ def write_search(
 @pytest.fixture(scope="module")
 def run(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
-    write_search(synthetic, folder, make_space())
+    write_search(synthetic, folder, make_space(points=30))
     return folder
 
 
@@ -149,12 +150,12 @@ def test_the_parameter_that_decides_is_the_important_one(run: Path) -> None:
     assert found is not None
     assert found.importance["parameter"].iloc[0] == "p_first"
     assert found.importance["importance"].sum() == pytest.approx(1)
-    assert parameter_importance(found.about, found.history.head(9)).empty
+    assert parameter_importance(found.about, found.history.head(19)).empty
 
 
 @pytest.mark.parametrize("space", ["ends", "coefficients"])
 def test_every_picture_is_drawn_from_its_data(synthetic: ModuleType, tmp_path: Path, space: str) -> None:
-    write_search(synthetic, tmp_path, make_space(space=space, points=11))
+    write_search(synthetic, tmp_path, make_space(space=space, points=20))
     found = searched(load_experiment([tmp_path]).table, [tmp_path])
     assert found is not None
     pictures = {picture.name: picture for picture in search_pictures(found)}
@@ -186,9 +187,9 @@ def test_the_page_and_the_terminal_say_that_the_best_is_flattered(
     assert "so is flattered: this is a ceiling" in out
     assert "from the fitted law and" in out
     written = json.loads((run / "search.json").read_text())
-    assert len(written["points"]) == 20
+    assert len(written["points"]) == 30
     assert [row["baseline"] for row in written["contrasts"]] == ["fitted", "static"]
-    assert len(pd.read_csv(run / "search.csv")) == 20
+    assert len(pd.read_csv(run / "search.csv")) == 30
     assert result.comparison is None, "a search is no stream"
 
 

@@ -181,6 +181,7 @@ def _choose_search(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
     # Trials enough for every device. A Gaussian process would put the points of one batch, which do not know of one
     # another, in the same place.
     batch = 1 if sampler == "gp" else max(1, math.ceil(n_devices / len(seeds)))
+    static, source = _best_static(args, scale, law, model, objective)
     return ScheduleSpace(
         model=model,
         prefixes=prefixes,
@@ -188,7 +189,8 @@ def _choose_search(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
         seeds=seeds,
         law=law,
         space=args.space or ENDS,
-        static=_best_static(args, scale, law, model, objective),
+        static=static,
+        static_source=source,
         sampler=sampler,
         objective=objective,
         search_seed=args.search_seed or 0,
@@ -197,21 +199,26 @@ def _choose_search(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
     ).begun()
 
 
-def _best_static(args: argparse.Namespace, scale: Scale, law: StartingLaw, model: ModelSpec, objective: str) -> float:
-    """The best fixed dropout known: as given, as a stream run found it, else the grid's nearest to the law's mean."""
+def _best_static(
+    args: argparse.Namespace, scale: Scale, law: StartingLaw, model: ModelSpec, objective: str
+) -> tuple[float, str]:
+    """The best fixed dropout known, and how: as given, as a stream run found it, else guessed from the law's mean."""
     if args.static is not None and args.from_run:
         raise UserError("--static and --from both name the best fixed dropout: give one of them")
     if args.static is not None:
         check_dropouts((args.static,))
-        return float(args.static)
+        return float(args.static), "as given"
     if args.from_run:
         regime = resolve_regime(args.regime or "pydocs").name
         found = streamed_static(Path(args.from_run), (regime, model.name, law.prefixes), objective)
+        source = f"the best of the stream {args.from_run}"
     else:
         path = law.path(law.coefficients)
         mean = sum(path) / len(path)
         found = min(scale.stream_dropouts or scale.dropouts, key=lambda p: abs(p - mean))
-    return min(max(found, law.p_min), law.p_max)
+        source = "the grid's nearest to the mean of the law's path: --static or --from where a better one is known"
+    held = min(max(found, law.p_min), law.p_max)
+    return held, source if held == found else f"for {found:g}, held to the law's clamp: {source}"
 
 
 def streamed_static(run: Path, stream: tuple[str, str, tuple[int, ...]], objective: str) -> float:
