@@ -11,7 +11,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-_WAIT_SECONDS = 0.5  # for the next trial, when nothing runs and so nothing waits for Tune
+# For the next trial, when nothing runs and so nothing waits for Tune. Tune itself sleeps a second where none has come.
+_WAIT_SECONDS = 2.0
 
 # Of the module, not of the searcher: Tune pickles its searcher, and a queue cannot be pickled.
 _lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

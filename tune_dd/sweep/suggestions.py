@@ -106,7 +106,7 @@ class Suggestions:
         points = [Point.from_dict(point) for point in data["points"]]
         if [point.index for point in points] != list(range(len(points))) or len(points) < len(self.space.known):
             raise ValueError("points are missing")
-        return points
+        return points[: self.space.points]  # more where the config is older than the record
 
     def _write(self) -> None:
         artifacts.write_json(self._path, sealed(self.space, self.points))
