@@ -165,10 +165,10 @@ def search_sentence(search: Searched) -> str:
         for row in search.contrasts.to_dict("records")
     ]
     seeds = len(search.about["seeds"])
+    loss = "final validation loss" if search.about["objective"] == "final" else "trajectory-mean validation loss"
     return (
-        f"Of {n} schedules searched the best is {path} ({best['condition']}): "
-        f"{'final' if search.metric.startswith('final') else 'trajectory-mean'} validation loss {' and '.join(leads)} "
-        f"nats per token over {seeds} {'seed' if seeds == 1 else 'seeds'}. It was chosen on these seeds and so is "
+        f"Of {n} schedules searched the best is {path} ({best['condition']}): {loss}, in nats per token over "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {' and '.join(leads)}. It was chosen on these seeds and so is "
         "flattered: this is a ceiling, to be confirmed on others."
     )
 
