@@ -13,13 +13,15 @@ import pandas as pd
 import pytest
 from faults_support import kill, rows_of, start
 from faults_support import run as run_with
-from tests_support import coefficients, prepare_law, wait_until
+from tests_support import coefficients, prepare_law, row, wait_until
 
 from search_spaces.schedule_coefficients import SAMPLERS, Point, ScheduleSpace, StartingLaw
 from search_spaces.space import DataIdentity, Setting
 from tune_dd import artifacts, journal
+from tune_dd.errors import UserError
 from tune_dd.regimes import POCKET, ModelSpec
 from tune_dd.sweep.__main__ import main
+from tune_dd.sweep.phases import streamed_static
 from tune_dd.sweep.runs import RunFolder
 from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.suggestions import SUGGESTIONS, Suggestions
@@ -150,6 +152,37 @@ def test_a_damaged_record_is_set_aside_told_and_made_again(tmp_path: Path, damag
         "journals"
     ]
     assert (tmp_path / f"{SUGGESTIONS}.damaged-1").exists()
+
+
+def test_the_best_fixed_dropout_is_that_of_a_stream_run_by_the_search_s_objective(tmp_path: Path) -> None:
+    final = {0.1: (4.0, 3.0), 0.3: (3.5, 3.1), 0.5: (1.0, 1.0)}
+    rows = [
+        row(
+            trial_id=f"{dropout} {seed}",
+            phase="stream",
+            model="L1_H2_D16",
+            kind="static",
+            condition=f"static_{dropout:.2f}",
+            dropout=dropout,
+            seed=seed,
+            stage=stage,
+            readout=0,
+            unique_tokens=LAW.prefixes[stage],
+            sampled_tokens=LAW.sampled_tokens[stage],
+            val_loss=loss + seed / 10,
+        )
+        for dropout, losses in final.items()
+        for seed in (0, 1)
+        for stage, loss in enumerate(losses)
+        # The one that would win did not finish on every seed.
+        if (dropout, seed, stage) != (0.5, 1, 1)
+    ]
+    artifacts.write_rows(tmp_path / artifacts.METRICS, rows)
+    stream = ("x", "L1_H2_D16", LAW.prefixes)
+    assert streamed_static(tmp_path, stream, "final") == 0.1
+    assert streamed_static(tmp_path, stream, "trajectory") == 0.3
+    with pytest.raises(UserError, match="name one of the same regime, model and prefixes"):
+        streamed_static(tmp_path, ("owt", "L1_H2_D16", LAW.prefixes), "final")
 
 
 OPTIONS = ["tiny.toml", "--device", "cpu", "--devices", "2", "--phase", "search", "--coefficients", "law.json"]
