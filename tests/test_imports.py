@@ -83,7 +83,14 @@ def test_the_check_sees_an_import_inside_a_function(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["analysis", "search_spaces.static_dropout", "search_spaces.locked_stream", "tune_dd.artifacts", "tune_dd.trial"],
+    [
+        "analysis",
+        "search_spaces.static_dropout",
+        "search_spaces.locked_stream",
+        "search_spaces.schedule_coefficients",
+        "tune_dd.artifacts",
+        "tune_dd.trial",
+    ],
 )
 def test_it_imports_where_neither_torch_nor_ray_can_be(package: str) -> None:
     code = (

@@ -104,7 +104,7 @@ def _scale(fields: dict[str, Any], where: str) -> Scale:
             values[key] = _numbers(values[key], what)
         elif key in _WHOLE_LISTS:
             values[key] = tuple(_whole(v, what) for v in _list(values[key], what))
-        elif key in ("vocab_size", "stream_steps"):
+        elif key in ("vocab_size", "stream_steps", "search_points"):
             values[key] = _whole(values[key], what)
         elif key == "anchors":
             values[key] = {name: _numbers(path, f"{what}.{name}") for name, path in _table(values[key], what).items()}

@@ -20,6 +20,7 @@ K, M = 1_000, 1_000_000
 SCALES = ("full", "pocket")
 RATE_SCHEDULES = ("constant", "warmdown")
 PRECISIONS = ("float32", "bfloat16")
+MIN_SEARCH_POINTS = 3  # the fitted law, the best fixed dropout, and one that is searched
 VALIDATION_SALT = "validation"  # of the fixed evaluation windows, so that they are the same for every trial
 
 
@@ -142,6 +143,7 @@ class Scale:
         stream_dropouts: the stream's fixed dropouts; ``dropouts`` if empty.
         stream_seeds: none of ``seeds``, so that no coefficient was fitted on what it is judged by.
         anchors: name -> one dropout per stage of the stream, paths written down by hand.
+        search_points: schedules that the search phase tries.
         ours: names of the fields that the reference study leaves open, chosen here.
     """
 
@@ -162,6 +164,7 @@ class Scale:
     stream_dropouts: tuple[float, ...] = ()
     stream_seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
     anchors: dict[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    search_points: int = 60
     ours: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -186,6 +189,8 @@ class Scale:
                 raise UserError(
                     f"anchors {name}: {len(path)} values for {len(self.prefixes_of_stream)} stages: give one per prefix"
                 )
+        if self.search_points < MIN_SEARCH_POINTS:
+            raise UserError(f"search_points {self.search_points} must be at least {MIN_SEARCH_POINTS}")
         context = self.protocol.context
         if self.prefixes[0] < context + 1:
             raise UserError(f"prefixes: {self.prefixes[0]} tokens do not fill one window of context {context}")
@@ -308,6 +313,7 @@ POCKET = Scale(
     stream_steps=64,
     stream_dropouts=(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
     anchors={"hold_35_then_decay": (0.35, 0.40, 0.34, 0.10, 0.02), "mild_35_to_06": (0.35, 0.30, 0.22, 0.12, 0.06)},
+    search_points=30,
     ours=("everything: a pocket scale is a rehearsal of ours",),
 )
 
@@ -329,6 +335,7 @@ _FULL_OURS = (
     "calibration_models",
     "stream_dropouts",
     "stream_seeds (the study: five)",
+    "search_points",
 )
 _FULL_DROPOUTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 

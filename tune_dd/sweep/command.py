@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity
 from tune_dd import device, journal
 from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
@@ -48,6 +49,7 @@ from tune_dd.sweep.runs import (
     shown_path,
 )
 from tune_dd.sweep.state import SearchState
+from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.sweep.supervisor import Outcome, SearchOptions, Supervisor
 from tune_dd.trial import RunContext, TrialSpec
 
@@ -246,7 +248,12 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
     hang_seconds = args.hang_timeout or float(stored.get("hang_timeout", _HANG_SECONDS))
     options = SearchOptions(args.address, hang_seconds, args.verbose)
     progress = Progress(console, plan.scale.protocol.tokens_per_step, resume_command(search.run))
-    state = SearchState(search.run, search.specs, progress.say)
+    suggestions = None
+    if isinstance(plan.grids[-1], ScheduleSpace):
+        setting = plan.setting(planning.identity(search.config))
+        suggestions = Suggestions(search.run, plan.grids[-1], setting, progress.say)
+    specs = search.specs if suggestions is None else suggestions.specs
+    state = SearchState(search.run, specs, progress.say, plan.n_trials(search.specs))
     state.refresh()
     context = RunContext(
         folder=str(search.run.path),
@@ -258,23 +265,23 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
         eval_tokens=plan.scale.eval_tokens,
         keep_weights=keep_weights,
     )
-    return Supervisor(search.run, plan, search.specs, context.to_dict(), state, progress, options).search()
+    return Supervisor(search.run, plan, context.to_dict(), state, progress, options, suggestions).search()
 
 
 def _finish(search: Search, outcome: Outcome, console: Console, *, alone: bool) -> int:
     """Analyse, print, and turn the outcome into an exit code."""
     if outcome.signal is not None:
-        done = f"{outcome.finished} of {len(search.specs)} trials are finished"
+        done = f"{outcome.finished} of {outcome.planned} trials are finished"
         resume = resume_command(search.run)
         console.print(f"stopped; {done}, the rest goes on with\n  {resume}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
-    print_result(console, search.run, search.plan, search.specs, outcome, alone=alone)
-    missing = len(search.specs) - outcome.finished - len(outcome.crashed)
+    print_result(console, search.run, search.plan, outcome, alone=alone)
+    missing = outcome.planned - outcome.finished - len(outcome.crashed)
     if missing > 0:
         console.print(
             f"{missing} trials are missing; they are trained by\n  {resume_command(search.run)}", soft_wrap=True
         )
-    return 0 if outcome.finished == len(search.specs) else 3
+    return 0 if outcome.finished == outcome.planned else 3
 
 
 def _newest(args: argparse.Namespace, storage: Path, *, unfinished: bool) -> RunFolder:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from search_spaces.schedule_coefficients import OBJECTIVES, SAMPLERS, SPACES
 from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
@@ -18,7 +19,7 @@ from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.runs import DEFAULT_STORAGE
 
 ALL = "all"
-LATER_PHASES = ("search",)
+CHAINED = ("screen", "confirm", "calibrate", "stream")  # by --phase all
 NEWEST = "newest"
 EVERY = "every"
 _TEXT_OPTIONS = ("corpus", "corpus_glob", "column", "use_cached_data", "cache_dir")
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   python -m tune_dd.sweep owt --dry-run --device cpu  what the full search would cost here
   python -m tune_dd.sweep tinystories --scale pocket --device cpu --corpus-glob 'stories/*.parquet'
   python -m tune_dd.sweep pydocs --phase stream --scale pocket --device cpu --coefficients CALIBRATE_RUN
+  python -m tune_dd.sweep pydocs --phase search --scale pocket --device cpu --coefficients CALIBRATE_RUN
   python -m tune_dd.sweep pydocs --phase all --scale pocket --device cpu      the whole study, as a rehearsal
   python -m tune_dd.sweep owt --resume                go on with the newest unfinished search
 """
@@ -50,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--phase",
         default="calibrate",
-        help="; ".join([f"{name}: {phase.help}" for name, phase in PHASES.items()] + ["all: these, in this order"]),
+        help="; ".join(f"{name}: {phase.help}" for name, phase in PHASES.items()) + f"; all: {', '.join(CHAINED)}",
     )
     search.add_argument("--scale", choices=SCALES, help="full (default), or pocket: a rehearsal in minutes")
     search.add_argument("--quick", action="store_true", help="pocket scale, cpu, 24 trials; the embedded corpus")
@@ -59,7 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--readouts", help="values of C in tokens at which a trial is read out, e.g. 8M,16M")
     search.add_argument("--dropouts", help="e.g. 0,0.1,0.2,0.3")
     search.add_argument("--seeds", help="e.g. 0,1,2")
-    search.add_argument("--from", dest="from_run", metavar="RUN", help="confirm: the screen run whose model is meant")
+    search.add_argument(
+        "--from",
+        dest="from_run",
+        metavar="RUN",
+        help="confirm: the screen run whose model is meant; search: a stream run that knows the best fixed dropout",
+    )
     stream = parser.add_argument_group("the stream")
     stream.add_argument(
         "--coefficients",
@@ -76,6 +83,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="[NAME=]P,P,...",
         help="a path by hand, a dropout per stage, beside the regime's own; again for further ones",
     )
+    points = parser.add_argument_group("the search for a schedule (--phase search, beside --coefficients)")
+    points.add_argument(
+        "--points", type=int, metavar="N", help="schedules to try (default: 30 at pocket scale, else 60)"
+    )
+    points.add_argument("--space", choices=SPACES, help="what is varied: the path's ends (default), or coefficients")
+    points.add_argument("--objective", choices=OBJECTIVES, help="loss at the end (default), or along the trajectory")
+    points.add_argument("--sampler", choices=SAMPLERS, help="Optuna's TPE (default) or Gaussian process")
+    points.add_argument("--search-seed", type=int, metavar="N", help="of the sampler (default: 0)")
+    points.add_argument("--static", type=float, metavar="P", help="the best fixed dropout known, tried beside the law")
     text = parser.add_argument_group("the text")
     text.add_argument("--corpus", metavar="PATH", help="a file, or a folder of files")
     text.add_argument("--corpus-glob", metavar="GLOB", help="files by pattern, e.g. 'texts/*.parquet'")
@@ -109,8 +125,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         UserError: an unknown option or value.
     """
     args = build_parser().parse_args(argv)
-    if args.phase in LATER_PHASES:
-        raise UserError(f"--phase {args.phase} is not in this version: use --phase {' or '.join(PHASES)}")
     if args.phase not in (*PHASES, ALL):
         raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join((*PHASES, ALL))}")
     if args.devices is not None and args.devices < 1:
@@ -187,8 +201,8 @@ def choose_plan(args: argparse.Namespace, regime: Regime, laws: Sequence[FrozenL
         raise UserError("--quick is the pocket scale: leave --scale out")
     scale = regime.scale(scale_name(args))
     device = args.device or ("cpu" if args.quick else "mps")
-    space = PHASES[args.phase].choose(args, scale, laws)
     n_devices, n_threads = devices_and_threads(device, args.devices)
+    space = PHASES[args.phase].choose(args, scale, laws, n_devices)
     return Plan(
         regime=regime,
         phase=args.phase,

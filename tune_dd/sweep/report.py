@@ -27,6 +27,7 @@ from tune_dd.trial import TrialSpec, short_count
 if TYPE_CHECKING:
     from analysis.decision import Decision
     from analysis.report import Analysis
+    from analysis.searched import Searched
 
 _OVERLAP_WARNING = 0.01
 _CLASS_MEANING = {
@@ -119,15 +120,13 @@ def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str
     )
 
 
-def print_result(
-    console: Console, run: RunFolder, plan: Plan, specs: tuple[TrialSpec, ...], outcome: Outcome, *, alone: bool
-) -> None:
+def print_result(console: Console, run: RunFolder, plan: Plan, outcome: Outcome, *, alone: bool) -> None:
     """Analyse the run's table, print the optima, name the files and, for a run alone, the next command."""
-    names = {spec.trial_id: spec.name for spec in specs}
+    names = {spec.trial_id: spec.name for spec in outcome.specs}
     for trial_id, reason in outcome.crashed.items():
         console.print(f"crashed: {names.get(trial_id, trial_id)}: {reason}", style="red", highlight=False, markup=False)
     if not outcome.finished:
-        write_ledger(run, specs, outcome, None)
+        write_ledger(run, outcome, None)
         console.print("no trial finished, so there is nothing to analyse", highlight=False)
         return
     # Imported here: it draws, and a search need not wait for that.
@@ -136,7 +135,7 @@ def print_result(
 
     result = analysis.report.compute(load_experiment([run.path]), run.path)
     decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
-    write_ledger(run, specs, outcome, result)
+    write_ledger(run, outcome, result)
     # The page shows the ledger, so it is read again before the page is written.
     result = analysis.report.write(replace(result, experiment=load_experiment([run.path])))
     analysis.report.print_tables(result, console)
@@ -149,6 +148,8 @@ def print_result(
         following = f"{resume_command(run)} --retry-crashed"
     elif decision is not None and decision.chosen is not None:
         following = next_command(run, plan, decision.chosen)
+    elif result.search is not None and result.search.best is not None:
+        following = f"{confirmation(run, plan, result.search)}    (the best point on other seeds)"
     elif plan.phase == "calibrate" and result.coefficients is not None:
         stream = same_search(run, "stream", "--coefficients", shown_path(run.path))
         following = f"{stream}    (does the law beat the best fixed dropout?)"
@@ -179,20 +180,39 @@ def next_command(run: RunFolder, plan: Plan, chosen: str) -> str:
     return same_search(run, "calibrate", "--models", ",".join(model.name for model in sizes))
 
 
+def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
+    """The stream that tries the best point of a search on seeds that it was not chosen on."""
+    best = search.best
+    assert best is not None
+    begun = parse(shlex.split(run.config()["command"])[3:])
+    words = [word for source in begun.coefficients for word in ("--coefficients", source)]
+    words += ["--transfer"] if begun.transfer else []
+    for option in ("models", "prefixes", "stage_steps"):
+        if getattr(begun, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(begun, option))]
+    used = {seed for grid in plan.grids for seed in grid.seeds}
+    if used & set(plan.scale.stream_seeds):
+        first = max(*used, *plan.scale.stream_seeds) + 1
+        words += ["--seeds", ",".join(str(first + number) for number in range(len(plan.scale.stream_seeds)))]
+    path = ",".join(f"{dropout:.4f}" for dropout in search.dropouts(best))
+    return same_search(run, "stream", *words, "--anchors", f"searched={path}")
+
+
 def same_search(run: RunFolder, phase: str, *more: str) -> str:
     """The command of another phase on the text and device of a run."""
     words = repeated(parse(shlex.split(run.config()["command"])[3:]))
     return shlex.join(["python", "-m", "tune_dd.sweep", *words, "--phase", phase, *more])
 
 
-def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome, result: Analysis | None) -> None:
+def write_ledger(run: RunFolder, outcome: Outcome, result: Analysis | None) -> None:
     """results.tsv, a line per trial.
 
     ``keep``: the trial's dropout lies on the plateau of a cell that it feeds, or its schedule ends no higher
-    than the best fixed dropout; ``discard``: neither; ``crash``: it crashed, and the description says why.
+    than the best fixed dropout (of a search: than the one that it began with); ``discard``: neither; ``crash``: it
+    crashed, and the description says why.
     """
     lines = ["trial\tval_bpb\tmemory_gb\tstatus\tdescription"]
-    for spec in specs:
+    for spec in outcome.specs:
         stage = spec.stages[0]
         place = f"U={short_count(stage.unique_tokens)}" if len(spec.stages) == 1 else "stream"
         what = (
@@ -216,6 +236,8 @@ def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome,
 
 def _is_worth_keeping(spec: TrialSpec, result: Analysis) -> bool:
     stage = spec.stages[0]
+    if result.search is not None and spec.kind == "law":
+        return _searched_low_enough(spec.condition, result.search)
     if len(spec.stages) > 1:
         if result.comparison is None:
             return True
@@ -226,3 +248,10 @@ def _is_worth_keeping(spec: TrialSpec, result: Analysis) -> bool:
     cells = cells[(cells["model"] == spec.model.name) & (cells["unique_tokens"] == stage.unique_tokens)]
     on = (cells["plateau_low"] <= stage.dropout) & (stage.dropout <= cells["plateau_high"])
     return bool(on.any())
+
+
+def _searched_low_enough(condition: str, search: Searched) -> bool:
+    """Whether a point came to no more than the fixed dropout, or one of the two to nothing yet."""
+    values = search.history.set_index("condition")["value"]
+    fixed = search.history.loc[search.history["role"] == "static", "value"]
+    return not bool(values[condition] > fixed.iloc[0])
