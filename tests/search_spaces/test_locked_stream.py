@@ -9,8 +9,9 @@ from tests_support import spec
 from search_spaces.locked_stream import StreamGrid, make_schedules, sampled_tokens
 from search_spaces.space import DataIdentity, Setting
 from search_spaces.static_dropout import StaticGrid
+from tune_dd.builtin_regimes import POCKET, REGIMES
 from tune_dd.errors import UserError
-from tune_dd.regimes import POCKET, REGIMES, ModelSpec
+from tune_dd.regimes import ModelSpec
 from tune_dd.schedule import Schedule
 
 LAW = Schedule("law", "law", (0.4, 0.3, 0.05))

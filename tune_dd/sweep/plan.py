@@ -226,10 +226,10 @@ def _git_commit() -> str | None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search will take. ``hours`` is None before a step was measured.
+    """What a search will take, whatever the speed of the device.
 
     ``shared_steps`` of the ``steps`` are trained once for several trials, at best: with several trials at a
-    time two may go the same way side by side. ``hours`` counts on it.
+    time two may go the same way side by side.
     """
 
     n_trials: int
@@ -238,27 +238,29 @@ class Cost:
     tokens: int
     flops: float
     disk_bytes: int
-    hours: float | None
     shared_steps: int
 
 
-def cost(
-    plan: Plan, specs: tuple[TrialSpec, ...], step_seconds: dict[ModelSpec, float] | None, *, keep_weights: bool = False
-) -> Cost:
-    """Add up the plan. ``step_seconds``: measured seconds of one optimizer step of each model."""
-    per_step = plan.scale.protocol.tokens_per_step
+def search_hours(plan: Plan, specs: tuple[TrialSpec, ...], step_seconds: dict[ModelSpec, float]) -> float:
+    """Hours of the search, given measured seconds of one optimizer step of each model.
+
+    Read-outs count as forward passes, and steps that trials may share count once.
+    """
+    read = plan.scale.eval_tokens + _TRAIN_EVAL_TOKENS
+    evaluation_steps = _FORWARD_SHARE * read / plan.scale.protocol.tokens_per_step
+    seconds = sum(step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs)
+    n_steps = sum(spec.total_steps for spec in specs)
+    if n_steps:
+        seconds *= 1 - Sharing.of(specs).shared_steps / n_steps
+    return seconds / plan.n_devices / 3600
+
+
+def cost(plan: Plan, specs: tuple[TrialSpec, ...], *, keep_weights: bool = False) -> Cost:
+    """Add up the plan."""
     largest = max((spec.n_params for spec in specs), default=0)
     n_rows = sum(spec.n_readouts for spec in specs)
-    seconds: float | None = None
-    if step_seconds is not None:
-        evaluation_steps = _FORWARD_SHARE * (plan.scale.eval_tokens + _TRAIN_EVAL_TOKENS) / per_step
-        seconds = sum(
-            step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs
-        )
     sharing = Sharing.of(specs)
     n_steps = sum(spec.total_steps for spec in specs)
-    if seconds is not None and n_steps:
-        seconds *= 1 - sharing.shared_steps / n_steps
     # A seed's snapshots are dropped as its last trial has started.
     snapshots = math.ceil(len(sharing.users) / max(1, len({spec.seed for spec in specs})))
     journals = (len(specs) if keep_weights else plan.n_devices) + snapshots
@@ -277,7 +279,6 @@ def cost(
         disk_bytes=2 * n_rows * _BYTES_PER_ROW
         + journals * largest * _JOURNAL_BYTES_PER_PARAM
         + _TOKEN_BYTES * (plan.scale.train_tokens + plan.scale.validation_tokens),
-        hours=None if seconds is None else seconds / plan.n_devices / 3600,
         shared_steps=sharing.shared_steps,
     )
 
