@@ -72,12 +72,12 @@ def test_only_the_command_joins_the_packages() -> None:
         assert not hits(imports(path), {"search_spaces", "torch", "ray"}), path
 
 
-@pytest.mark.parametrize("package", ["search_spaces", "analysis"])
 def test_only_the_hub_s_room_knows_the_hub_s_library() -> None:
     for path in (REPOSITORY / "tune_dd").rglob("*.py"):
         assert path.name == "hub.py" or not hits(imports(path), {"huggingface_hub", "httpx2"}), path
 
 
+@pytest.mark.parametrize("package", ["search_spaces", "analysis"])
 def test_the_outer_packages_use_only_what_has_no_torch_and_no_ray(package: str) -> None:
     for path in (REPOSITORY / package).rglob("*.py"):
         used = {n.split(".")[1] for n in imports(path) if n.startswith("tune_dd.")}

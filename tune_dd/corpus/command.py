@@ -16,8 +16,9 @@ from rich.table import Table
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.corpus.bars import transfer_bar
 from tune_dd.corpus.cache import CacheFiles, DamagedCacheError, NoCacheError, cache_folder, caches, read_manifest
-from tune_dd.corpus.fetch import DATA_DIR, RECORD, TEXTS, ensure_text, fetch, read_record, verify
+from tune_dd.corpus.fetch import DATA_DIR, TEXTS, ensure_text, fetch, read_record, verify
 from tune_dd.corpus.prepare import Corpus, load_corpus, prepare_corpus
+from tune_dd.corpus.sources import RECORD
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import SCALES
@@ -95,19 +96,24 @@ def _fetch(args: argparse.Namespace, console: Console) -> None:
 
 
 def _list(data_dir: Path, console: Console) -> None:
-    table = Table("regime", "file", "size", "state", "cache", box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("regime", "file", "size", "state"):
+        # A path is there to be copied: never cut.
+        table.add_column(column, justify="right" if column == "size" else "left", no_wrap=column == "file")
     for name in REGIMES:
         path, size, state = "docstrings of the installed packages", "", "always there"
         if name in TEXTS:
             target = TEXTS[name].under(data_dir)
             path, state = str(target), _state(target)
             size = f"{target.stat().st_size / 1e6:,.1f} MB" if target.exists() else ""
-        found = [_describe_cache(files) for files in caches(name)]
-        table.add_row(name, path, size, state, "\n".join(found) or "none")
+        table.add_row(name, path, size, state)
     console.print(table, highlight=False, markup=False)
-    _say(console, "recorded sizes only; python -m tune_dd.corpus verify reads the files and compares their hashes")
+    for name in REGIMES:
+        for files in caches(name):
+            _say(console, f"cache of {name}: {_describe_cache(files)}")
+    _say(
+        console, "sizes alone were compared; python -m tune_dd.corpus verify reads the files and compares their hashes"
+    )
 
 
 def _state(target: Path) -> str:
@@ -126,7 +132,7 @@ def _describe_cache(files: CacheFiles) -> str:
     try:
         manifest = read_manifest(files)
     except (NoCacheError, DamagedCacheError) as damaged:
-        return f"{files.folder}: {damaged}"
+        return f"{files.folder}: damaged ({damaged})"
     tokens = manifest["tokens"]
     form = f", WikiText {manifest['wikitext_form']} form" if "wikitext_form" in manifest else ""
     return f"{files.folder}, vocabulary {files.vocab_size}: {tokens['train']:,} + {tokens['validation']:,} tokens{form}"

@@ -22,10 +22,10 @@ from tune_dd.corpus import hub
 from tune_dd.corpus.bars import Report
 from tune_dd.corpus.cache import file_hash, locked
 from tune_dd.corpus.hub import HubFile, Resolved
+from tune_dd.corpus.sources import RECORD
 from tune_dd.errors import UserError
 from tune_dd.regimes import Regime
 
-RECORD = "SOURCE.json"
 DATA_DIR = Path("data")
 
 

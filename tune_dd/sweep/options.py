@@ -22,7 +22,7 @@ ALL = "all"
 LATER_PHASES = ("search",)
 NEWEST = "newest"
 EVERY = "every"
-_TEXT_OPTIONS = ("corpus", "corpus_glob", "column", "use_cached_data", "cache_dir", "offline")
+_TEXT_OPTIONS = ("corpus", "corpus_glob", "column", "use_cached_data", "cache_dir")
 
 EXAMPLES = """examples:
   python -m tune_dd.sweep --quick                     24 trials on the embedded corpus, cpu, some two minutes

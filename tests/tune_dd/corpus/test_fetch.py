@@ -24,7 +24,8 @@ from tests_support import REPOSITORY, synthetic_text, wait_until
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.corpus import hub as client
 from tune_dd.corpus.__main__ import main
-from tune_dd.corpus.fetch import RECORD, TEXTS, read_record
+from tune_dd.corpus.fetch import TEXTS, read_record
+from tune_dd.corpus.sources import RECORD, source_files
 from tune_dd.sweep.__main__ import main as sweep
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -77,6 +78,12 @@ def test_all_three_texts_arrive_under_their_names_with_a_record(hub: Hub, capsys
         assert (record["commit"], record["repo"]) == (hub.commit, TEXTS[name].file.repo)
     assert json.loads((TARGET.parent / RECORD).read_text())["revision"] == "refs/convert/parquet"
     assert sorted(p.name for p in TARGET.parent.iterdir()) == [".lock", TARGET.name, RECORD]
+
+
+def test_a_folder_of_fetched_text_can_be_named_as_a_corpus(hub: Hub) -> None:
+    main(["fetch", "owt", "--data-dir", "elsewhere"])
+    folder = Path("elsewhere", "openwebtext10k")
+    assert source_files([str(folder / "*")]) == source_files([str(folder)]) == [(folder / TARGET.name).absolute()]
 
 
 def test_every_text_lies_where_its_regime_looks_for_it() -> None:

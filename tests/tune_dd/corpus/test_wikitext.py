@@ -32,5 +32,5 @@ def test_the_form_is_in_the_manifest(tmp_path: Path, text: str, form: str) -> No
     source = CorpusSource(globs=(str(tmp_path / "wiki.txt"),), form="wikitext")
     corpus = prepare_corpus(source, **settings, cache_dir=tmp_path / "cache")
     assert corpus.manifest["wikitext_form"] == form
-    plain = CorpusSource(globs=(str(tmp_path / "wiki.txt"),))
+    plain = CorpusSource(globs=(str(tmp_path / "wiki.txt"),), separator="\n\n")
     assert "wikitext_form" not in prepare_corpus(plain, **settings, cache_dir=tmp_path / "b").manifest
