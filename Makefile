@@ -16,7 +16,7 @@ test: $(VENV)/installed lint
 FAULT_SEED ?= 1
 FAULT_POINTS ?= 100
 test-faults: $(VENV)/installed
-	$(BIN)/python -m pytest -m faults -n 2 --dist loadfile --fault-seed $(FAULT_SEED) --fault-points $(FAULT_POINTS)
+	$(BIN)/python -m pytest tests/faults -m faults -n 2 --dist loadfile --fault-seed $(FAULT_SEED) --fault-points $(FAULT_POINTS)
 
 # The first steps of every full-scale model on cpu, its journal and a resume: minutes, one model at a time.
 test-slow: $(VENV)/installed

@@ -60,9 +60,10 @@ def test_each_failure_is_named_and_the_rest_goes_on_and_a_retry_mends_it(tmp_pat
 def test_one_death_of_a_worker_is_no_crash(tmp_path: Path) -> None:
     prepare(tmp_path)
     # The first of four trials, each longer than the time-out: its slot goes to another while it waits its turn.
+    slow = {"kind": "slow", "seconds": 0.25}
     fault = {"kind": "kill", "unique_tokens": 400, "step": 12, "once": str(tmp_path / "struck")}
-    options = ("--device", "cpu", "--devices", "1", "--readouts", "64000,128000", "--hang-timeout", "4")
-    done = run(tmp_path, "tiny.toml", *options, fault=fault)
+    options = ("--device", "cpu", "--devices", "1", "--readouts", "640,1280", "--hang-timeout", "4")
+    done = run(tmp_path, "tiny.toml", *options, fault=[slow, fault])
     assert (tmp_path / "struck").exists()
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(set(rows(tmp_path))) == 8

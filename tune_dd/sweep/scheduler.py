@@ -27,7 +27,13 @@ RAY_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-LOCAL_RAY_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Usage statistics off, one of Ray's processes still asks the metadata services of three clouds where it runs
+# (ray/_common/usage/usage_lib.py); a proxy that refuses keeps that question on this machine.
+LOCAL_RAY_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "http_proxy": "http://127.0.0.1:9",
+    "no_proxy": "localhost,127.0.0.1,::1",
+}
 
 # A worker that dies from outside is started again on its journal this many times before the trial
 # counts as crashed.

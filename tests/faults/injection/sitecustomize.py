@@ -5,6 +5,7 @@ inherit the environment; the product knows nothing of it.
 
     kill_at                   SIGKILL at the ``count``-th reach of ``point`` in a write of a path with ``file`` in it
     raise, nan, hang, kill    at step ``step`` of the trials on ``unique_tokens``
+    slow                      every step of every trial takes ``seconds`` more
 
 With ``once`` (a path) the fault strikes only where that file is missing, and makes it.
 """
@@ -52,7 +53,9 @@ def _install(fault):
     sample = stream.sample_batch
 
     def sample_batch(tokens, unique_tokens, *args, **kwargs):
-        if unique_tokens == fault["unique_tokens"] and kwargs["step"] == fault["step"] and strikes():
+        if fault["kind"] == "slow":
+            time.sleep(fault["seconds"])
+        elif unique_tokens == fault["unique_tokens"] and kwargs["step"] == fault["step"] and strikes():
             if fault["kind"] == "raise":
                 raise ValueError("made to fail")
             if fault["kind"] == "kill":
