@@ -70,8 +70,8 @@ def read_record(target: Path) -> dict[str, Any] | None:
     path = target.with_name(RECORD)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["file"] != target.name:
-            return None
+        if not isinstance(data, dict) or data.get("file") != target.name:
+            return None  # of another file, or somebody else's
         return {key: data[key] for key in ("repo", "revision", "commit", "path", "sha256", "size", "fetched")}
     except FileNotFoundError:
         return None

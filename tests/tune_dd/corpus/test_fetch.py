@@ -281,6 +281,9 @@ def test_verify_finds_a_changed_byte_and_list_a_changed_size(hub: Hub, capsys: p
     assert "differs from SOURCE.json" in capsys.readouterr().out
     (TARGET.parent / RECORD).write_text("{")
     assert "is damaged" in refused(capsys, "verify", "owt")
+    (TARGET.parent / RECORD).write_text('{"sources": []}')  # somebody else's
+    assert main(["verify", "owt"]) == 0
+    assert "has no record" in capsys.readouterr().out
 
 
 def test_a_sweep_fetches_what_it_lacks(hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
