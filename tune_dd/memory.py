@@ -6,8 +6,9 @@ from tune_dd.trial import TrialSpec
 
 _FLOAT = 4  # bytes
 _STREAMS = 20  # buffers of one group's rows and the model's width that all layers share
-# A journal copies weights and both moments, and once more as the bytes of its file.
-_JOURNAL_COPIES = 2 * 3
+# While a journal is written there are three copies of weights and both moments: the tensors, which training may go
+# on without, their bytes, and the bytes of the file.
+_JOURNAL_COPIES = 3 * 3
 
 
 def parameter_bytes(spec: TrialSpec) -> int:
@@ -19,7 +20,7 @@ def cpu_trial_bytes(spec: TrialSpec) -> int:
     """Peak bytes of a float32 trial on cpu, beside the interpreter and its libraries.
 
     The parameters and what hangs on them (16 bytes each), the kept buffers of ``FusedStep`` and, while a journal is
-    written, two copies of weights and moments (24 bytes each). With L layers, width D, H heads, context T,
+    written, three copies of weights and moments (36 bytes each). With L layers, width D, H heads, context T,
     batch B, vocabulary V and N = G T rows of one group, the buffers are, in floats:
     L N (10 D + H (T + 64) / 2) of activations, (1 + 2 L) B T D of dropout masks, 20 N D shared by the layers,
     and blocks of rows of the hidden layer and the logits.
