@@ -13,10 +13,11 @@ test: $(VENV)/installed lint
 	$(BIN)/python -m pytest -m "not faults and not slow" -n 2 --dist loadfile
 
 # Kills, torn files, full disks. FAULT_SEED replays a campaign, FAULT_POINTS asks for more of it.
+# Three at a time: much of it waits for processes to start and to end.
 FAULT_SEED ?= 1
 FAULT_POINTS ?= 100
 test-faults: $(VENV)/installed
-	$(BIN)/python -m pytest tests/faults -m faults -n 2 --dist loadfile --fault-seed $(FAULT_SEED) --fault-points $(FAULT_POINTS)
+	$(BIN)/python -m pytest tests/faults -m faults -n 3 --dist loadfile --fault-seed $(FAULT_SEED) --fault-points $(FAULT_POINTS)
 
 # The first steps of every full-scale model on cpu, its journal and a resume: minutes, one model at a time.
 test-slow: $(VENV)/installed

@@ -18,7 +18,7 @@ from tune_dd import artifacts, journal
 
 Fault = dict[str, Any] | list[dict[str, Any]] | None
 INJECTION = Path(__file__).parent / "injection"
-# 24 trials of 600 steps, about a second each.
+# 24 trials of 300 steps, about half a second each.
 SEARCH = (
     "--device",
     "cpu",
@@ -27,7 +27,7 @@ SEARCH = (
     "--seeds",
     "0,1,2",
     "--readouts",
-    "12800,25600,38400",
+    "6400,12800,19200",
 )
 FEW = ("--device", "cpu", "--readouts", "640,1280")  # 4 trials of 20 steps
 

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faults_support import FEW, SEARCH, finished, kill, live, prepare, rows, run, start, the_run
+from faults_support import SEARCH, finished, kill, live, prepare, rows, run, start, the_run
 from tests_support import REPOSITORY, wait_until
 
 from tune_dd import artifacts, journal
@@ -113,7 +113,7 @@ def test_a_stress_campaign_ends_with_the_unbroken_table(
     kills = 0
     while True:
         began = time.time()
-        process = start(tmp_path, *options)
+        process = start(tmp_path, *options, fault={"kind": "count"})
         if draw.random() < 0.75:  # else while it starts
             wait_until(lambda p=process, b=began: p.poll() is not None or live(tmp_path, since=b))
         deadline = time.monotonic() + draw.uniform(1.0, 6.0)
@@ -122,7 +122,8 @@ def test_a_stress_campaign_ends_with_the_unbroken_table(
         if process.poll() is None:
             kill(process, "everything")
             kills += 1
-        process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGKILL), out + err
         if list(tmp_path.glob(f"ray_results/*/*/{artifacts.CONFIG}")):
             options = ["--resume", str(the_run(tmp_path))]
         if finished(tmp_path) == 24 and process.returncode == 0:
@@ -145,20 +146,5 @@ def test_a_stress_campaign_ends_with_the_unbroken_table(
     )
     assert kills >= 2
     assert found == unbroken
-    # At most the work since each trial's last read-out: two running trials a kill, 200 steps each.
-    assert redone <= kills * 2 * 200
-
-
-@pytest.mark.parametrize("point", ["half_written", "before_rename", "after_rename"])
-def test_a_kill_during_the_final_report_loses_nothing(tmp_path: Path, point: str, report_faults) -> None:
-    prepare(tmp_path)
-    fault = {"kind": "kill_at", "point": point, "file": "model_selection", "once": str(tmp_path / "struck")}
-    first = run(tmp_path, "tiny.toml", *FEW, fault=fault)
-    assert (tmp_path / "struck").exists(), "the fault did not strike"
-    assert first.returncode == -signal.SIGKILL
-    before = rows(tmp_path)
-    done = run(tmp_path, "tiny.toml", "--device", "cpu", "--resume")
-    assert done.returncode == 0, done.stderr
-    assert rows(tmp_path) == before
-    assert (the_run(tmp_path) / "results.tsv").exists()
-    report_faults("final report", {"kill points": 1, "rows expected": 8, "rows lost": 0, "rows twice": 0})
+    # At most the work since each trial's last read-out: two running trials a kill, 100 steps each.
+    assert redone <= kills * 2 * 100

@@ -17,7 +17,7 @@ from tune_dd import artifacts, journal
 
 pytestmark = pytest.mark.faults
 
-LONGER = ("--device", "cpu", "--devices", "1", "--readouts", "12800,25600,38400", "--seeds", "0,1")
+LONGER = ("--device", "cpu", "--readouts", "12800,25600,38400", "--seeds", "0,1")
 
 
 def test_the_loss_of_a_cluster_stops_the_search_and_a_local_ray_finishes_it(tmp_path: Path) -> None:

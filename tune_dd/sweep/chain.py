@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from search_spaces.model_screen import partners
 from tune_dd import artifacts
@@ -24,11 +26,13 @@ from tune_dd.regimes import SCALES, ModelSpec
 from tune_dd.sweep.manage import is_finished
 from tune_dd.sweep.options import NEWEST, choose_regime, parse, repeated, scale_name
 from tune_dd.sweep.phases import DECISION
-from tune_dd.sweep.runs import RunFolder, group_name, hold, make_folder, shown_path
+from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder, shown_path
 
 CHAIN = "chain.json"
 LAW_FOLDER = "law"
 GATES = ("screen", "confirm")
+ORDER = (*GATES, "calibrate", "stream")
+CRASHED = 3  # the exit code of a phase with crashed trials
 SHAPES = ("prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run")
 
 # (command line of one phase, told of the run's folder before it trains) -> exit code
@@ -43,7 +47,7 @@ class Chain:
         options: the regime, scale, device and text, repeated for every phase.
         anchors: paths by hand for the stream, as given.
         ladder: the models that are screened, as given; None for the scale's.
-        runs: phase -> its run's folder.
+        runs: phase -> its run's folder, seen from the chain's own, so that both can be moved together.
         decisions: what the gates decided and whether a law was found, in order.
     """
 
@@ -86,6 +90,14 @@ class Chain:
             self.decisions.append({"step": step, "chosen": chosen, "reason": reason, "time": time})
             self.write()
 
+    def run(self, phase: str) -> Path:
+        """The folder of a phase's run."""
+        return (self.path / self.runs[phase]).resolve()
+
+    def begin(self, phase: str, run: Path) -> None:
+        self.runs[phase] = os.path.relpath(run, self.path)
+        self.write()
+
     @property
     def resume_command(self) -> str:
         return f"python -m tune_dd.sweep --phase all --resume {shlex.quote(shown_path(self.path))}"
@@ -110,7 +122,8 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
     with hold(RunFolder(chain.path)):
         code = _go_on(chain, args, console, run_phase)
     if code:
-        console.print(f"the chain goes on with\n  {chain.resume_command}", highlight=False, soft_wrap=True)
+        retry = " --retry-crashed" if code == CRASHED else ""
+        console.print(f"the chain goes on with\n  {chain.resume_command}{retry}", highlight=False, soft_wrap=True)
     return code
 
 
@@ -140,12 +153,12 @@ def _go_on(chain: Chain, args: argparse.Namespace, console: Console, run_phase: 
     scale = choose_regime(parse(chain.options)).scale(scale_name(parse(chain.options)))
     model = ""
     for phase in GATES:
-        more = ["--from", chain.runs["screen"]] if phase == "confirm" else []
+        more = ["--from", str(chain.run("screen"))] if phase == "confirm" else []
         if phase == "screen" and chain.ladder:
             more = ["--models", chain.ladder]
         if code := _phase(chain, phase, more, args, console, run_phase):
             return code
-        decision = artifacts.read_json(Path(chain.runs[phase], DECISION))
+        decision = artifacts.read_json(chain.run(phase) / DECISION)
         chain.decide(phase, decision["chosen"], decision["reason"])
         _say(chain, console)
         if decision["chosen"] is None:
@@ -174,15 +187,15 @@ def _phase(
     """Run a phase from wherever it is; a finished one is passed over."""
 
     def begun(run: RunFolder) -> None:
-        chain.runs[phase] = str(run.path)
-        chain.write()
+        chain.begin(phase, run.path)
 
     console.rule(f"{phase}", style="bold", align="left")
     if phase in chain.runs:
-        if is_finished(RunFolder(Path(chain.runs[phase]))):
-            console.print(f"finished: {shown_path(Path(chain.runs[phase]))}", highlight=False, soft_wrap=True)
+        run = chain.run(phase)
+        if is_finished(RunFolder(run)):
+            console.print(f"finished: {shown_path(run)}", highlight=False, soft_wrap=True)
             return 0
-        argv = ["--resume", chain.runs[phase], *(["--retry-crashed"] if args.retry_crashed else [])]
+        argv = ["--resume", str(run), *(["--retry-crashed"] if args.retry_crashed else [])]
     else:
         argv = [*chain.options, "--phase", phase, *more]
     machine = ["--address", args.address]
@@ -199,7 +212,7 @@ def _fit(chain: Chain) -> Path | None:
 
     folder = chain.path / LAW_FOLDER
     file = folder / analysis.report.COEFFICIENTS
-    runs = [chain.runs[phase] for phase in ("confirm", "calibrate") if phase in chain.runs]
+    runs = [chain.run(phase) for phase in ("confirm", "calibrate") if phase in chain.runs]
     if not file.exists():
         result = analysis.report.analyse(runs, out=folder, report=False, export=False)
         if result.coefficients is None:
@@ -215,8 +228,8 @@ def _finish(chain: Chain, console: Console) -> int:
     """One report over the phases that make cells and streams."""
     import analysis.report
 
-    runs = [chain.runs[phase] for phase in ("confirm", "calibrate", "stream") if phase in chain.runs]
-    result = analysis.report.analyse(runs or [chain.runs["screen"]], out=chain.path)
+    runs = [chain.run(phase) for phase in ("confirm", "calibrate", "stream") if phase in chain.runs]
+    result = analysis.report.analyse(runs or [chain.run("screen")], out=chain.path)
     console.rule("all", style="bold", align="left")
     analysis.report.print_tables(result, console)
     for entry in chain.decisions:
@@ -225,6 +238,24 @@ def _finish(chain: Chain, console: Console) -> int:
     chain.write()
     console.print(f"report: {shown_path(result.report)}", highlight=False, soft_wrap=True)
     return 0
+
+
+def list_chains(storage: Path, console: Console) -> None:
+    """Print the chains under the storage, oldest first; nothing where there is none."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("chain", no_wrap=True, overflow="fold")
+    table.add_column("phases")
+    table.add_column("state")
+    for file in sorted(storage.glob(f"*/*/{CHAIN}"), key=lambda file: file.parent.name):
+        try:
+            chain = Chain.read(file.parent)
+        except UserError as damage:
+            table.add_row(shown_path(file.parent), "", str(damage).split(":")[0])
+            continue
+        state = "finished" if chain.finished else "running" if is_held(RunFolder(chain.path)) else "resumable"
+        table.add_row(shown_path(chain.path), " ".join(phase for phase in ORDER if phase in chain.runs), state)
+    if table.row_count:
+        console.print(table, highlight=False, markup=False)
 
 
 def _say(chain: Chain, console: Console) -> None:

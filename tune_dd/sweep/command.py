@@ -24,7 +24,7 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, VALIDATION_SALT, Regime, Scale
 from tune_dd.stream import evaluation_windows
 from tune_dd.sweep import plan as planning
-from tune_dd.sweep.chain import run_chain
+from tune_dd.sweep.chain import list_chains, run_chain
 from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
 from tune_dd.sweep.hours import measure_hours
 from tune_dd.sweep.manage import clean_runs, is_finished, list_runs
@@ -81,6 +81,7 @@ def run_command(argv: list[str]) -> int:
     storage = Path(args.storage).absolute()
     if args.list:
         list_runs(storage, console)
+        list_chains(storage, console)
         return 0
     if args.clean:
         clean_runs(storage, None if args.clean == EVERY else Path(args.clean).absolute(), console)
@@ -103,14 +104,14 @@ def _run_one(
         run = _find_run(args, Path(args.storage).absolute())
         with hold(run):
             search = _take_up(run, args, argv, console)
-            return 0 if search is None else _run(search, args, console)
+            return 0 if search is None else _run(search, args, console, alone=begun is None)
     search = _begin(args, argv, console)
     if search is None:
         return 0
     if begun is not None:
         begun(search.run)
     with hold(search.run):
-        return _run(search, args, console)
+        return _run(search, args, console, alone=begun is None)
 
 
 def _show_all(argv: list[str], console: Console) -> int:
@@ -130,11 +131,14 @@ def _show_all(argv: list[str], console: Console) -> int:
     return 0
 
 
-def _run(search: Search, args: argparse.Namespace, console: Console) -> int:
-    """Train what is not finished and show the table; the run's lock is held."""
+def _run(search: Search, args: argparse.Namespace, console: Console, *, alone: bool) -> int:
+    """Train what is not finished and show the table; the run's lock is held.
+
+    ``alone``: no chain goes on with the next phase, so the user is told the command of it.
+    """
     outcome = _search(search, args, console)
     try:
-        return _finish(search, outcome, console)
+        return _finish(search, outcome, console, alone=alone)
     except KeyboardInterrupt:
         console.print(
             f"the report was interrupted; it is made again with\n  {resume_command(search.run)}", soft_wrap=True
@@ -267,14 +271,14 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
     return Supervisor(search.run, plan, search.specs, context.to_dict(), state, progress, options).search()
 
 
-def _finish(search: Search, outcome: Outcome, console: Console) -> int:
+def _finish(search: Search, outcome: Outcome, console: Console, *, alone: bool) -> int:
     """Analyse, print, and turn the outcome into an exit code."""
     if outcome.signal is not None:
         done = f"{outcome.finished} of {len(search.specs)} trials are finished"
         resume = resume_command(search.run)
         console.print(f"stopped; {done}, the rest goes on with\n  {resume}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
-    print_result(console, search.run, search.plan, search.specs, outcome)
+    print_result(console, search.run, search.plan, search.specs, outcome, alone=alone)
     missing = len(search.specs) - outcome.finished - len(outcome.crashed)
     if missing > 0:
         console.print(

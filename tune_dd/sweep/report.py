@@ -147,8 +147,10 @@ def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str
     )
 
 
-def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[TrialSpec, ...], outcome: Outcome) -> None:
-    """Analyse the run's table, print the optima, name the files and the next command."""
+def print_result(
+    console: Console, run: RunFolder, plan: Plan, specs: tuple[TrialSpec, ...], outcome: Outcome, *, alone: bool
+) -> None:
+    """Analyse the run's table, print the optima, name the files and, for a run alone, the next command."""
     names = {spec.trial_id: spec.name for spec in specs}
     for trial_id, reason in outcome.crashed.items():
         console.print(f"crashed: {names.get(trial_id, trial_id)}: {reason}", style="red", highlight=False, markup=False)
@@ -169,6 +171,8 @@ def print_result(console: Console, run: RunFolder, plan: Plan, specs: tuple[Tria
     console.print(f"files: {shown_path(run.path)}", highlight=False, soft_wrap=True)
     if decision is not None:
         console.print(f"decision: {decision.reason}", style="bold", highlight=False, soft_wrap=True)
+    if not alone:
+        return
     if outcome.crashed:
         following = f"{resume_command(run)} --retry-crashed"
     elif decision is not None and decision.chosen is not None:

@@ -38,6 +38,7 @@ _STOP_SECONDS = 6.0  # what the running trials get to save after a first signal
 _END_SECONDS = 1.5  # what the scheduler gets to end by itself; nothing is lost without
 _START_SECONDS = 180.0  # Ray starts in some 3 s; a loaded machine may take long
 _TABLE_SECONDS = 5.0
+_PROBE_BYTES = 2**18
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -228,6 +229,7 @@ class Supervisor:
                 elif event["event"] == "done":
                     return
                 elif event["event"] == "ended":
+                    self._check_disk()
                     raise UserError(
                         f"the scheduler process died (see {self.run.log}); what is done is kept: "
                         f"go on with {self.progress.resume_command}"
@@ -240,6 +242,12 @@ class Supervisor:
                     f"no trial has started for {idle:.0f} s (see {self.run.log}); what is done is "
                     f"kept: go on with {self.progress.resume_command}"
                 )
+
+    def _check_disk(self) -> None:
+        """Raises UserError if nothing can be written: Ray fails at it in ways of its own, before any trial does."""
+        probe = self.run.live / "probe"
+        artifacts.write_atomic(probe, bytes(_PROBE_BYTES))
+        probe.unlink()
 
     def _on_trial_failed(self, event: dict[str, Any]) -> None:
         spec = self.state.specs[event["trial_id"]]

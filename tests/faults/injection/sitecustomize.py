@@ -6,6 +6,7 @@ inherit the environment; the product knows nothing of it.
     kill_at                   SIGKILL at the ``count``-th reach of ``point`` in a write of a path with ``file`` in it
     raise, nan, hang, kill    at step ``step`` of the trials on ``unique_tokens``
     slow                      every step of every trial takes ``seconds`` more
+    count                     no fault: every step is told, so that the steps done twice are counted exactly
 
 With ``once`` (a path) the fault strikes only where that file is missing, and makes it.
 """
@@ -55,6 +56,9 @@ def _install(fault):
     def sample_batch(tokens, unique_tokens, *args, **kwargs):
         if fault["kind"] == "slow":
             time.sleep(fault["seconds"])
+        elif fault["kind"] == "count":
+            if "tune_dd.trainable" in sys.modules:  # in a worker, that is
+                sys.modules["tune_dd.trainable"]._HEARTBEAT_SECONDS = 0.0
         elif unique_tokens == fault["unique_tokens"] and kwargs["step"] == fault["step"] and strikes():
             if fault["kind"] == "raise":
                 raise ValueError("made to fail")

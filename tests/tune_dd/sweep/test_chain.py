@@ -37,7 +37,9 @@ def prepare(folder: Path) -> None:
 
 
 @pytest.mark.timeout(600)  # some 40 s of work, and whatever else the machine does
-def test_a_chain_is_stopped_and_goes_on_to_one_report(tmp_path: Path) -> None:
+def test_a_chain_is_stopped_and_goes_on_to_one_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare(tmp_path)
     argv = [sys.executable, "-m", "tune_dd.sweep", *OPTIONS, "--anchors", "down=0.4,0.1"]
     process = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -67,7 +69,7 @@ def test_a_chain_is_stopped_and_goes_on_to_one_report(tmp_path: Path) -> None:
     ]
     chosen = state["decisions"][0]["chosen"]
     rows = {
-        phase: [row for _, row in artifacts.read_rows(Path(run, artifacts.METRICS))]
+        phase: [row for _, row in artifacts.read_rows(chain.parent / run / artifacts.METRICS)]
         for phase, run in state["runs"].items()
     }
     assert {row["model"] for row in rows["confirm"]} == {row["model"] for row in rows["stream"]} == {chosen}
@@ -83,6 +85,18 @@ def test_a_chain_is_stopped_and_goes_on_to_one_report(tmp_path: Path) -> None:
     assert set(selection["phase"]) == {"confirm", "calibrate"}
     assert "decision after confirm: " in done.stdout
     assert done.stdout.rstrip().splitlines()[-1].startswith("report: ")
+    assert "next: " not in done.stdout  # the chain itself goes on
+    monkeypatch.chdir(tmp_path)
+    assert main(["--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()[-1]
+    assert listed.split() == [
+        str(chain.parent.relative_to(tmp_path)),
+        "screen",
+        "confirm",
+        "calibrate",
+        "stream",
+        "finished",
+    ]
 
 
 @pytest.mark.parametrize(
