@@ -8,8 +8,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from tune_dd.builtin_regimes import POCKET, REGIMES
 from tune_dd.errors import UserError
-from tune_dd.regimes import POCKET, REGIMES, SCALES, CorpusSource, ModelSpec, Protocol, Regime, Scale
+from tune_dd.regimes import SCALES, CorpusSource, ModelSpec, Protocol, Regime, Scale
 
 _TOKEN_FIELDS = ("train_tokens", "validation_tokens", "eval_tokens")
 _TOKEN_LISTS = ("prefixes", "readouts", "stream_prefixes")

@@ -200,6 +200,7 @@ def _phase(
     machine = ["--address", args.address]
     machine += ["--hang-timeout", str(args.hang_timeout)] if args.hang_timeout is not None else []
     machine += ["--keep-weights"] if args.keep_weights else []
+    machine += ["--offline"] if args.offline else []
     machine += ["--verbose"] if args.verbose else []
     return run_phase([*argv, *machine], begun)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from search_spaces.schedule_coefficients import OBJECTIVES, SAMPLERS, SPACES
+from tune_dd.builtin_regimes import REGIMES
 from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
-from tune_dd.regimes import REGIMES, SCALES, Regime
+from tune_dd.regimes import SCALES, Regime
 from tune_dd.sweep.frozen_law import FrozenLaw
 from tune_dd.sweep.phases import PHASES
 from tune_dd.sweep.plan import Plan
@@ -54,7 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
         default="calibrate",
         help="; ".join(f"{name}: {phase.help}" for name, phase in PHASES.items()) + f"; all: {', '.join(CHAINED)}",
     )
-    search.add_argument("--scale", choices=SCALES, help="full (default), or pocket: a rehearsal in minutes")
+    search.add_argument(
+        "--scale",
+        choices=SCALES,
+        help="full (default); full-8m: the study's extrapolation; pocket: a rehearsal in minutes",
+    )
     search.add_argument("--quick", action="store_true", help="pocket scale, cpu, 24 trials; the embedded corpus")
     search.add_argument("--models", help="e.g. L12_H8_D320,L16_H8_D384 (layers, heads, width); with all: the ladder")
     search.add_argument("--prefixes", help="values of U in tokens, e.g. 250k,500k,1M")
@@ -98,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument("--column", help="parquet column or jsonl key that holds the text (default: text)")
     text.add_argument("--use-cached-data", action="store_true", help="use the tokenized cache; needs no source")
     text.add_argument("--cache-dir", metavar="PATH", help="default: .cache/dropout_decay_REGIME")
+    text.add_argument("--offline", action="store_true", help="fetch no text from the Hugging Face hub")
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, help="default: mps, the device of the reference study")
     machine.add_argument("--devices", type=int, metavar="N", help="trials at a time, one a device; on cpu one a core")
@@ -228,7 +234,7 @@ def devices_and_threads(device: str, asked: int | None) -> tuple[int, int]:
             raise UserError(f"--devices {asked}: a Mac has one mps device")
         return 1, max(1, cores // 2)
     count = device_count("cuda")
-    n_devices = asked or count
-    if n_devices > count:
+    n_devices = asked or max(1, count)  # a dry run plans for a GPU that is not there
+    if asked and asked > count:
         raise UserError(f"--devices {n_devices}: this machine has {count} cuda devices")
-    return n_devices, max(1, cores // max(n_devices, 1))
+    return n_devices, max(1, cores // n_devices)

@@ -15,9 +15,10 @@ from search_spaces.schedule_coefficients import ENDS, OBJECTIVES, SAMPLERS, Sche
 from search_spaces.space import Space
 from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts
+from tune_dd.builtin_regimes import QUICK_DROPOUTS, QUICK_SEEDS
 from tune_dd.errors import UserError
 from tune_dd.regime_file import parse_tokens, resolve_regime
-from tune_dd.regimes import QUICK_DROPOUTS, QUICK_SEEDS, ModelSpec, Scale, check_dropouts
+from tune_dd.regimes import ModelSpec, Scale, check_dropouts
 from tune_dd.schedule import Schedule, anchors, static
 from tune_dd.sweep.frozen_law import FrozenLaw
 from tune_dd.trial import format_dropout

@@ -237,10 +237,10 @@ def _git_commit() -> str | None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search will take. ``hours`` is None before a step was measured.
+    """What a search will take, whatever the speed of the device.
 
     ``shared_steps`` of the ``steps`` are trained once for several trials, at best: with several trials at a
-    time two may go the same way side by side. ``hours`` counts on it.
+    time two may go the same way side by side.
     """
 
     n_trials: int
@@ -249,32 +249,35 @@ class Cost:
     tokens: int
     flops: float
     disk_bytes: int
-    hours: float | None
     shared_steps: int
 
 
-def cost(
-    plan: Plan, specs: tuple[TrialSpec, ...], step_seconds: dict[ModelSpec, float] | None, *, keep_weights: bool = False
-) -> Cost:
-    """Add up the plan. ``step_seconds``: measured seconds of one optimizer step of each model.
+def search_hours(plan: Plan, specs: tuple[TrialSpec, ...], step_seconds: dict[ModelSpec, float]) -> float:
+    """Hours of the search, given measured seconds of one optimizer step of each model.
 
-    Trials that are suggested as the search goes count as the known ones do: all are as long.
+    Read-outs count as forward passes, and steps that trials may share count once.
     """
-    per_step = plan.scale.protocol.tokens_per_step
+    read = plan.scale.eval_tokens + _TRAIN_EVAL_TOKENS
+    evaluation_steps = _FORWARD_SHARE * read / plan.scale.protocol.tokens_per_step
+    seconds = sum(step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs)
+    n_steps = sum(spec.total_steps for spec in specs)
+    if n_steps:
+        seconds *= 1 - Sharing.of(specs).shared_steps / n_steps
+    return _with_later_ones(plan, specs) * seconds / plan.n_devices / 3600
+
+
+def _with_later_ones(plan: Plan, specs: tuple[TrialSpec, ...]) -> float:
+    """All trials over those known beforehand: the ones suggested as a search goes are as long."""
+    return plan.n_trials(specs) / len(specs) if specs else 1.0
+
+
+def cost(plan: Plan, specs: tuple[TrialSpec, ...], *, keep_weights: bool = False) -> Cost:
+    """Add up the plan."""
     largest = max((spec.n_params for spec in specs), default=0)
-    n_trials = plan.n_trials(specs)
-    factor = n_trials / len(specs) if specs else 1.0
+    n_trials, factor = plan.n_trials(specs), _with_later_ones(plan, specs)
     n_rows = round(factor * sum(spec.n_readouts for spec in specs))
-    seconds: float | None = None
-    if step_seconds is not None:
-        evaluation_steps = _FORWARD_SHARE * (plan.scale.eval_tokens + _TRAIN_EVAL_TOKENS) / per_step
-        seconds = factor * sum(
-            step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs
-        )
     sharing = Sharing.of(specs)
     n_steps = round(factor * sum(spec.total_steps for spec in specs))
-    if seconds is not None and n_steps:
-        seconds *= 1 - sharing.shared_steps / n_steps
     # A seed's snapshots are dropped as its last trial has started.
     snapshots = math.ceil(len(sharing.users) / max(1, len({spec.seed for spec in specs})))
     journals = (n_trials if keep_weights else plan.n_devices) + snapshots
@@ -294,7 +297,6 @@ def cost(
         disk_bytes=2 * n_rows * _BYTES_PER_ROW
         + journals * largest * _JOURNAL_BYTES_PER_PARAM
         + _TOKEN_BYTES * (plan.scale.train_tokens + plan.scale.validation_tokens),
-        hours=None if seconds is None else seconds / plan.n_devices / 3600,
         shared_steps=sharing.shared_steps,
     )
 

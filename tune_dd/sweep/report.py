@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +15,14 @@ from rich.table import Table
 from search_spaces.model_screen import partners
 from tune_dd import artifacts, journal
 from tune_dd.corpus import Corpus
+from tune_dd.corpus.fetch import TEXTS, is_missing
 from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
+from tune_dd.memory import cpu_trial_bytes, parameter_bytes
 from tune_dd.regimes import ModelSpec, evidence_class
+from tune_dd.sweep.hours import DeviceHours
 from tune_dd.sweep.options import parse, repeated
 from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.plan import Cost, Plan
-from tune_dd.sweep.progress import format_seconds
 from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
 from tune_dd.sweep.supervisor import Outcome
 from tune_dd.trial import TrialSpec, short_count
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
     from analysis.searched import Searched
 
 _OVERLAP_WARNING = 0.01
+_FORM_MEANING = {
+    "token": "this is WikiText in its token form, with <unk> for rare words",
+    "plain": "this is no WikiText as the data set writes it (no @-@ and no <unk>)",
+}
 _CLASS_MEANING = {
     "evidence": "evidence: full scale on mps, comparable with the reference study",
     "run": "run: full scale, but not on mps, so not evidence for the reference study",
@@ -42,12 +49,13 @@ def print_plan(
     plan: Plan,
     specs: tuple[TrialSpec, ...],
     cost: Cost,
+    hours: Sequence[DeviceHours],
     *,
     corpus: Corpus | None,
     cache_folder: Path,
     storage: Path,
 ) -> None:
-    """Every derived quantity, before anything is trained."""
+    """Every derived quantity, before anything is trained. ``hours``: of each device kind that was asked about."""
     scale = plan.scale
     rows = [
         ("regime", f"{plan.regime.title} ({plan.regime.name}), phase {plan.phase}, scale {plan.scale_name}"),
@@ -64,6 +72,7 @@ def print_plan(
         ("device", f"{plan.device}, {plan.n_devices} trial(s) at a time, {plan.n_threads} thread(s) each"),
         ("trials", f"{cost.n_trials:,} trials, {cost.n_rows:,} result rows, {cost.steps:,} optimizer steps"),
         ("tokens", f"{cost.tokens:,} sampled, {cost.flops:.2e} FLOPs"),
+        ("memory", describe_memory(plan, specs)),
         ("disk", f"{cost.disk_bytes / 1e6:,.0f} MB at most, under {storage}"),
     ]
     if cost.shared_steps:
@@ -71,14 +80,21 @@ def print_plan(
         rows.append(
             ("shared", f"up to {cost.shared_steps:,} of these steps ({share:.0%}) are trained once for several")
         )
-    if cost.hours is not None:
-        rows.append(("time", f"about {format_seconds(cost.hours * 3600)} from a step measured now"))
+    rows += [("time", entry.describe()) for entry in hours]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False, markup=False)
+    form = None if corpus is None else corpus.manifest.get("wikitext_form")
+    if form not in (None, "raw") and plan.regime.name in TEXTS:
+        console.print(
+            f"warning: {_FORM_MEANING[form]}; the regime is one of the raw form, so these results are of another text",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
     overlap = None if corpus is None else corpus.manifest.get("validation_overlap")
     if overlap is not None and overlap > _OVERLAP_WARNING:
         console.print(
@@ -87,6 +103,16 @@ def print_plan(
             style="yellow",
             highlight=False,
         )
+
+
+def describe_memory(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
+    """Of the largest model's trial."""
+    largest = max(specs, key=lambda spec: spec.n_params)
+    if plan.device == "cpu" and plan.scale.protocol.precision == "float32":
+        each = f"about {cpu_trial_bytes(largest) / 1e6:,.0f} MB for a trial of {largest.model.name}"
+        return f"{each} at its peak, beside the libraries"
+    known = f"{parameter_bytes(largest) / 1e6:,.0f} MB of weights, gradients and moments for {largest.model.name}"
+    return f"{known}; activations come on top and are not estimated for {plan.device}"
 
 
 def describe_design(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
@@ -113,10 +139,12 @@ def describe_design(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
 
 def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str:
     if corpus is None:
-        return f"not read in a dry run; its cache would be {cache_folder}"
+        missing = f"{TEXTS[plan.regime.name].target.name} would be fetched; " if is_missing(plan.regime) else ""
+        return f"not read in a dry run; {missing}its cache would be {cache_folder}"
+    form = f", {corpus.manifest['wikitext_form']} form of WikiText" if "wikitext_form" in corpus.manifest else ""
     return (
         f"{corpus.n_train:,} training and {corpus.n_validation:,} validation tokens, vocabulary "
-        f"{plan.scale.vocab_size:,}, corpus {corpus.corpus_hash[:12]}"
+        f"{plan.scale.vocab_size:,}{form}, corpus {corpus.corpus_hash[:12]}"
     )
 
 
