@@ -160,8 +160,7 @@ def compute(experiment: Experiment, folder: Path, settings: Settings = Settings(
     n_bootstrap, seed = settings.bootstrap, settings.seed
     fits = cell_fits(static, margin=settings.margin, n_bootstrap=n_bootstrap, seed=seed) if len(static) else []
     selection = selection_table(fits)
-    coefficients, law_note = fit(selection, static, settings)
-    held_out = held_out_regret(selection, static, coefficients, seed)
+    coefficients, held_out, law_note = fit(selection, static, settings)
     comparison = compare_stream(table, notes, n_bootstrap, seed)
     trace, told = read_trace(experiment.folders)
     return Analysis(
@@ -217,40 +216,39 @@ def calibration_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return rows[tried >= 2], notes
 
 
-def fit(selection: pd.DataFrame, table: pd.DataFrame, settings: Settings) -> tuple[Coefficients | None, str]:
-    """The law's coefficients, or None and the reason. A law asked for by name must be possible."""
+def fit(
+    selection: pd.DataFrame, table: pd.DataFrame, settings: Settings
+) -> tuple[Coefficients | None, pd.DataFrame | None, str]:
+    """The law's coefficients and every law on every hold-out that the table allows, or twice None and the reason.
+
+    A law asked for by name must be possible.
+    """
     from analysis.coefficients import fit_law
+    from analysis.holdout import rivals
+    from analysis.targets import make_targets
 
     law, draws, seed = settings.law, settings.bootstrap, settings.seed
     if selection.empty:
         if law is not None:
             raise UserError(f"--law {law} needs calibration cells: analyse a calibrate run, or leave --law out")
-        return None, "There are no calibration cells to fit a law to."
+        return None, None, "There are no calibration cells to fit a law to."
     try:
-        fallback = None if law is not None else FALLBACK_LAW
-        fitted = fit_law(selection, table, law=law or DEFAULT_LAW, fallback=fallback, n_bootstrap=draws, seed=seed)
-        return fitted, ""
+        targets = make_targets(selection, table, seed=seed)
+        form, fallback = (DEFAULT_LAW, FALLBACK_LAW) if law is None else (law, None)
+        fitted = fit_law(selection, table, law=form, fallback=fallback, n_bootstrap=draws, seed=seed, targets=targets)
     except UserError as error:
         if law is not None:
             raise
-        return None, f"No law is fitted: {error}."
-
-
-def held_out_regret(
-    selection: pd.DataFrame, table: pd.DataFrame, coefficients: Coefficients | None, seed: int
-) -> pd.DataFrame | None:
-    """Every law on every hold-out that the table allows, or None where no law is fitted."""
-    from analysis.holdout import rivals
-
-    return None if coefficients is None else rivals(selection, table, seed=seed)
+        return None, None, f"No law is fitted: {error}."
+    return fitted, rivals(selection, table, seed=seed, targets=targets), ""
 
 
 def compare_stream(table: pd.DataFrame, notes: list[str], n_bootstrap: int, seed: int) -> pd.DataFrame | None:
     """The comparison of stream conditions; None, with a note why, where the stream does not allow one yet."""
-    from analysis.comparison import compare
-
     if not (table["phase"] == "stream").any():
         return None
+    from analysis.comparison import compare
+
     try:
         return compare(table, n_bootstrap=n_bootstrap, seed=seed)
     except UserError as error:
