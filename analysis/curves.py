@@ -128,9 +128,11 @@ def _minimise(b: Array) -> Array:
     inside = (discriminant > 0) & (below > 0)
     # With b2 < 0 this root loses digits, but then the minimum lies far outside the window's middle.
     stationary = np.where(inside, -linear / np.where(inside, below, 1.0), 1.0)
-    candidates = np.stack([np.clip(stationary, -1.0, 1.0), -np.ones_like(square), np.ones_like(square)])
-    values = constant + candidates * (linear + candidates * (square + candidates * cubic))
-    return np.asarray(candidates[values.argmin(axis=0), np.arange(len(square))])
+    stationary = np.clip(stationary, -1.0, 1.0)
+    best = constant + stationary * (linear + stationary * (square + stationary * cubic))
+    low = constant - (linear - (square - cubic))
+    high = constant + (linear + (square + cubic))
+    return np.asarray(np.where(low < best, np.where(high < low, 1.0, -1.0), np.where(high < best, 1.0, stationary)))
 
 
 def fit_curve(levels: Array, dropouts: Array, counts: Array, degree: int) -> Curve:

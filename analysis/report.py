@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from analysis.companions import outcomes, read_predictions, read_trace
 from analysis.tables import Experiment, load_experiment
@@ -151,6 +152,12 @@ def output_folder(experiment: Experiment, paths: Sequence[Path | str], out: Path
 
 def compute(experiment: Experiment, folder: Path, settings: Settings = Settings()) -> Analysis:
     """Every statistic of an experiment; nothing is written."""
+    # The matrices are small: BLAS's threads cost more than they bring, and move last digits with the number of cores.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _compute(experiment, folder, settings)
+
+
+def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analysis:
     from analysis.optimum import cell_fits, selection_table, summarise
 
     table, notes = experiment.table, [*experiment.notes, *transfers(experiment.configs)]
@@ -347,13 +354,9 @@ def per_seed(analysis: Analysis) -> list[dict[str, Any]]:
     """The rows of summary.csv with every seed's values beside the mean, so that anyone can recompute it."""
     from analysis.optimum import SUMMARY_KEYS, SUMMARY_VALUES
 
-    columns = ["seed", *SUMMARY_VALUES]
-    seeds: dict[Any, list[dict[str, Any]]] = {}
-    for key, *values in zip(
-        analysis.experiment.table[SUMMARY_KEYS].itertuples(index=False, name=None),
-        *(analysis.experiment.table[name].tolist() for name in columns),
-        strict=True,
-    ):
-        seeds.setdefault(key, []).append(dict(zip(columns, values, strict=True)))
-    keys = analysis.summary[SUMMARY_KEYS].itertuples(index=False, name=None)
-    return [{**row, "seeds": seeds[key]} for row, key in zip(plain_records(analysis.summary), keys, strict=True)]
+    table, columns = analysis.experiment.table, ["seed", *SUMMARY_VALUES]
+    place = table.groupby(SUMMARY_KEYS, sort=True).ngroup()  # of a row's group among those of the summary
+    seeds: list[list[dict[str, Any]]] = [[] for _ in range(len(analysis.summary))]
+    for group, *values in zip(place.tolist(), *(table[name].tolist() for name in columns), strict=True):
+        seeds[group].append(dict(zip(columns, values, strict=True)))
+    return [{**row, "seeds": own} for row, own in zip(plain_records(analysis.summary), seeds, strict=True)]
