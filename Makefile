@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: sweep test test-faults lint set-up clean
+.PHONY: sweep test test-faults test-slow lint set-up clean
 
 sweep: $(VENV)/installed
 	$(BIN)/python -m tune_dd.sweep --quick
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest -m "not faults" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not faults and not slow" -n 2 --dist loadfile
 
 # Kills, torn files, full disks. FAULT_SEED replays a campaign, FAULT_POINTS asks for more of it.
 # Three at a time: much of it waits for processes to start and to end.
@@ -18,6 +18,10 @@ FAULT_SEED ?= 1
 FAULT_POINTS ?= 100
 test-faults: $(VENV)/installed
 	$(BIN)/python -m pytest tests/faults -m faults -n 3 --dist loadfile --fault-seed $(FAULT_SEED) --fault-points $(FAULT_POINTS)
+
+# The first steps of every full-scale model on cpu, its journal and a resume: minutes, one model at a time.
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow --durations=0
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from tune_dd.artifacts import TRACE, read_json
 from tune_dd.errors import UserError
 
 PREDICTIONS = "predictions.json"
+SUGGESTIONS = "suggestions.json"
+POINT_KEYS = {"index", "condition", "role", "params", "coefficients", "dropouts"}
+SUGGESTION_KEYS = ("space", "law", "sampler", "objective", "search_seed", "seeds", "bounds")
 TRACE_COLUMNS: dict[str, type | tuple[type, ...]] = {"trial_id": str, "step": int, "train_loss": (int, float)}
 
 
@@ -67,6 +71,29 @@ def read_predictions(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
                 raise UserError(f"{path} holds no list of predictions: restore it or move it away")
             found.append(data)
     return found
+
+
+def read_suggestions(folders: Sequence[Path]) -> dict[str, Any]:
+    """The suggestions.json of the one folder that has one: what a search was, and its ``points``.
+
+    Raises:
+        UserError: there is none or more than one, or it is damaged.
+    """
+    paths = [folder / SUGGESTIONS for folder in folders if (folder / SUGGESTIONS).is_file()]
+    if not paths:
+        raise UserError(f"the search's {SUGGESTIONS} is missing: name the run's folder, or make it again with --resume")
+    if len(paths) > 1:
+        raise UserError(f"{paths[0].parent} and {paths[1].parent} are two searches: analyse them one by one")
+    data = read_json(paths[0])
+    points = data.get("points") if isinstance(data, dict) else None
+    if not isinstance(points, list) or not all(
+        isinstance(point, dict) and set(point) >= POINT_KEYS for point in points
+    ):
+        raise UserError(f"{paths[0]} holds no list of points: make it again with --resume")
+    lacking = [name for name in SUGGESTION_KEYS if name not in data]
+    if lacking:
+        raise UserError(f"{paths[0]} lacks {lacking[0]!r}: make it again with --resume")
+    return dict(data)
 
 
 def outcomes(

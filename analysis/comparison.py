@@ -59,8 +59,8 @@ class Outcomes:
     unfinished: tuple[str, ...]
 
 
-def outcomes(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> Outcomes:
-    """Final and trajectory-mean losses of every finished stream.
+def outcomes(table: pd.DataFrame, metrics: Sequence[str] = METRICS, *, phase: str = "stream") -> Outcomes:
+    """Final and trajectory-mean losses of every finished stream of a phase.
 
     The final loss is the last stage's last read-out; the trajectory mean is that of the last read-out of
     each stage. A trial that lacks a stage's end is left out and named.
@@ -73,12 +73,12 @@ def outcomes(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> Outcomes:
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise UserError(f"metric {unknown[0]!r} is not one of {', '.join(METRICS)}")
-    rows = table[table["phase"] == "stream"]
+    rows = table[table["phase"] == phase]
     if rows.empty:
-        raise UserError("the table has no rows of the stream phase: run --phase stream first")
+        raise UserError(f"the table has no rows of the {phase} phase: run --phase {phase} first")
     for name in ("regime", "model"):
         if rows[name].nunique() > 1:
-            raise UserError(f"the stream rows differ in {name} ({', '.join(map(str, rows[name].unique()))})")
+            raise UserError(f"the {phase} rows differ in {name} ({', '.join(map(str, rows[name].unique()))})")
     ends = rows.loc[rows.groupby(["condition", "seed", "stage"])["sampled_tokens"].idxmax()]
     _check_design(rows, ends)
     # What a whole stream is: the stage ends of the conditions that went furthest.

@@ -20,7 +20,7 @@ class Candidate:
         n_cells: prefixes that it was trained on.
         n_interior: those whose optimum lies inside the grid and improves on p = 0; where noise is known the
             improvement's interval must exclude 0.
-        best_loss: mean over the prefixes of its lowest validation loss, nats per token.
+        best_loss: its lowest validation loss on the largest prefix, nats per token.
     """
 
     model: str
@@ -51,8 +51,9 @@ class Decision:
 def decide(fits: Sequence[CellFit], phase: str) -> Decision:
     """Judge the models of a screen or confirm phase by their cells at the last read-out.
 
-    Among the models with such an optimum the one with the lowest validation loss is chosen, each judged at
-    its own best dropouts: the model that one would train.
+    Among the models with such an optimum the one with the lowest validation loss on the largest prefix is chosen,
+    each judged at its own best dropout: the model that one would train, for a stream ends on its largest text. (A mean
+    over the prefixes would be ruled by the smallest, on which every model overfits and the smallest model least.)
     """
     last = max((fit.sampled_tokens for fit in fits), default=0)
     cells: dict[str, list[CellFit]] = {}
@@ -67,7 +68,7 @@ def decide(fits: Sequence[CellFit], phase: str) -> Decision:
                     n_params=own[0].n_params,
                     n_cells=len(own),
                     n_interior=sum(_is_real(fit) for fit in own),
-                    best_loss=float(np.mean([fit.levels.min() for fit in own])),
+                    best_loss=float(max(own, key=lambda fit: fit.unique_tokens).levels.min()),
                 )
                 for model, own in cells.items()
             ),
@@ -86,8 +87,8 @@ def decide(fits: Sequence[CellFit], phase: str) -> Decision:
     where = f"{best.n_interior} of {best.n_cells} prefixes have their best dropout inside the grid and above 0"
     rivals = len(candidates) > 1
     reason = f"{best.model}: {where}" + (
-        f", and of the {len(kept)} models for which that holds it reaches the lowest validation loss "
-        f"({best.best_loss:.4f} nats per token, mean over prefixes, each at its best dropout)"
+        f", and of the {len(kept)} models with such an optimum it reaches the lowest validation loss on the largest "
+        f"prefix ({best.best_loss:.4f} nats per token, each at its best dropout)"
         if rivals
         else ""
     )

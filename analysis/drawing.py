@@ -16,8 +16,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.figures import MAX_LEVELS, Picture, count_text, spread
 
@@ -26,6 +27,8 @@ INK, FAINT, ACCENT = "#222222", "#9a9a9a", "#D55E00"
 PLATEAU = "#56B4E9"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+# As ``ordered_colours``, for a quantity that varies continuously.
+PALE_LAST = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.88, 256)), name="viridis_to_0.88")
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -316,6 +319,64 @@ def draw_comparison(figure: Figure, picture: Picture) -> None:
     ax.set_yticks(range(len(rows)), [escaped(name) for name in names])
     ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.set_xlabel("difference in validation loss (nats per token)")
+
+
+def mark_known(ax: Axes, data: pd.DataFrame, x: str, y: str) -> None:
+    """The points known beforehand and the best one, each with its own marker."""
+    best = data.loc[[data["value"].idxmin()]]
+    for rows, label, marker, colour, size in (
+        (data[data["role"] == "fitted"], "fitted law", "s", OKABE_ITO[0], 6),
+        (data[data["role"] == "static"], "fixed dropout", "D", OKABE_ITO[2], 6),
+        (best, "best point", "*", ACCENT, 10),
+    ):
+        ax.plot(rows[x], rows[y], marker, color=colour, ms=size, mfc="none", mew=1.4, label=label)
+
+
+def draw_search_history(figure: Figure, picture: Picture) -> None:
+    """Value of every point in order, and the best so far."""
+    ax = figure.add_subplot()
+    data = picture.data
+    ax.plot(data["index"], data["value"], "o", color=FAINT, ms=3.5, label="point")
+    ax.step(data["index"], data["best_so_far"], where="post", color=INK, lw=1, label="best so far")
+    mark_known(ax, data, "index", "value")
+    ax.set_xlabel("point, in the order of suggestion")
+    ax.set_ylabel(picture.labels["loss"])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=5, columnspacing=1.0, handlelength=1.4)
+
+
+def draw_search_slice(figure: Figure, picture: Picture) -> None:
+    """Value against one parameter, early points dark."""
+    ax = figure.add_subplot()
+    data, x = picture.data, picture.labels["x"]
+    ax.scatter(data[x], data["value"], c=data["index"], cmap=PALE_LAST, s=14, lw=0)
+    mark_known(ax, data, x, "value")
+    ax.set_xlabel(picture.labels["xlabel"])
+    ax.set_ylabel(picture.labels["loss"])
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=1.0, handlelength=1.4)
+
+
+def draw_search_map(figure: Figure, picture: Picture) -> None:
+    """The two ends of each path, dark where the loss is low."""
+    ax = figure.add_subplot()
+    data, (x, y) = picture.data, (picture.labels["x"], picture.labels["y"])
+    shown = ax.scatter(data[x], data[y], c=data["value"], cmap=PALE_LAST, s=26, lw=0)
+    ends = [data[[x, y]].to_numpy().min(), data[[x, y]].to_numpy().max()]
+    ax.plot(ends, ends, color=INK, lw=0.8, ls=DASHES[1])
+    mark_known(ax, data, x, y)
+    ax.set_xlabel(picture.labels["ends"]["p_first"])
+    ax.set_ylabel(picture.labels["ends"]["p_last"])
+    figure.colorbar(shown, ax=ax, label=picture.labels["loss"])
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=1.0, handlelength=1.4)
+
+
+def draw_search_importance(figure: Figure, picture: Picture) -> None:
+    """A bar per parameter."""
+    ax = figure.add_subplot()
+    rows = picture.data.iloc[::-1]
+    ax.barh(rows["parameter"], rows["importance"], color=OKABE_ITO[0], height=0.5)
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("importance (share of 1)")
 
 
 def escaped(text: str) -> str:

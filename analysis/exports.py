@@ -27,6 +27,12 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
     write_text_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
+def plain_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain JSON, NaN as null."""
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in record.items()} for record in records]
+
+
 def write_table(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write ``table.csv`` and ``table.parquet`` and return their paths."""
     csv, parquet = folder / "table.csv", folder / "table.parquet"

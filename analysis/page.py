@@ -7,14 +7,15 @@ of a table or a piece of text goes through ``text``. Pictures are inline SVG tha
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from analysis import html
 from analysis.figures import MAX_PAIRS, METRICS, count_text
+from analysis.html import Shown, cut_text, definitions, gallery, html_table, paragraph, text
+from analysis.search_page import search_part
 from analysis.style import STYLE_SHEET
 from analysis.terminal import (
     STATUS_WORDS,
@@ -29,14 +30,10 @@ from analysis.terminal import (
 from analysis.words import CLASS_WORDS, answer, law_sentence, left_out_sentence, t_test
 
 if TYPE_CHECKING:
-    from analysis.figures import Picture
     from analysis.report import Analysis
 
-MAX_ROWS = 400
 # No script, no request: what a page of results may do is be read.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-
-Shown = Sequence[tuple[str, "Picture", str]]
 
 
 def render_page(analysis: Analysis, shown: Shown) -> str:
@@ -50,6 +47,7 @@ def render_page(analysis: Analysis, shown: Shown) -> str:
         ("optimum", "Optimum against unique and sampled tokens", optimum_part(analysis, shown)),
         ("law", "The law", law_part(analysis, shown)),
         ("stream", "Schedules on the stream", stream_part(analysis, shown)),
+        ("search", "A schedule searched for", search_part(analysis, shown)),
         ("predictions", "Predicted beforehand, and what came out", predictions_part(analysis)),
         ("curves", "Training curves", gallery(shown, "curves", wide=False)),
         ("ledger", "Ledger", ledger_part(analysis)),
@@ -68,54 +66,14 @@ def render_page(analysis: Analysis, shown: Shown) -> str:
     )
 
 
-def text(value: object) -> str:
-    return escape(str(value), quote=True)
-
-
 def badge(evidence: str) -> str:
     kind = evidence if evidence in CLASS_WORDS else "run"
     return f'<p class="badge {kind}">{text(CLASS_WORDS.get(evidence, f"Class: {evidence}."))}</p>'
 
 
-def paragraph(value: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
-
-
-def html_table(
-    headings: Sequence[str], rows: Iterable[Sequence[object]], numeric: int | None = None, caption: str = ""
-) -> str:
-    """A table whose columns from ``numeric`` on are numbers, set to the right; it scrolls by itself."""
-    kinds = [column_kind(name, i, numeric) for i, name in enumerate(headings)]
-    head = "".join(f'<th scope="col"{kind}>{text(name)}</th>' for name, kind in zip(headings, kinds, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{text(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
-    )
-    above = f'<p class="caption">{text(caption)}</p>' if caption else ""
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'{above}<div class="scroll" tabindex="0">{table}</div>'
-
-
-def column_kind(name: str, column: int, numeric: int | None) -> str:
-    """Numbers to the right, prose free to wrap."""
-    if name == "description":
-        return ' class="t"'
-    return ' class="n"' if numeric is not None and column >= numeric and name != "status" else ""
-
-
-def gallery(shown: Shown, section: str, *, wide: bool) -> str:
-    """Pictures side by side as far as the screen allows. Their ids are their file names."""
-    figures = [
-        f'<figure><h3>{text(picture.title)}</h3><div role="img" aria-label="{text(picture.caption)}">{svg}</div>'
-        f"<figcaption>{text(picture.caption)}</figcaption></figure>"
-        for key, picture, svg in shown
-        if key == section
-    ]
-    return f'<div class="{"wide" if wide else "grid"}">{"".join(figures)}</div>' if figures else ""
-
-
 def answer_part(analysis: Analysis) -> str:
-    parts = [paragraph(answer(analysis.selection, analysis.comparison) or "Nothing can be said yet.", "answer")]
+    said = answer(analysis.selection, analysis.comparison, analysis.search) or "Nothing can be said yet."
+    parts = [paragraph(said, "answer")]
     if analysis.coefficients is not None:
         parts.append(paragraph(law_sentence(analysis.coefficients)))
     parts += [paragraph(f"Note: {note}", "note") for note in analysis.notes]
@@ -157,10 +115,6 @@ def run_part(analysis: Analysis) -> str:
     return definitions(dict(rows))
 
 
-def definitions(rows: dict[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in rows.items()) + "</dl>"
-
-
 def titles(configs: list[dict[str, Any]]) -> list[str]:
     regimes = [config["regime"] for config in configs if isinstance(config.get("regime"), dict)]
     return [f"({regime['title']})" for regime in regimes if regime.get("title")]
@@ -196,7 +150,7 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
             signed(row["improvement"], 3),
             interval_text(row["improvement_low"], row["improvement_high"], 3),
         )
-        for row in selection.head(MAX_ROWS).to_dict("records")
+        for row in selection.head(html.MAX_ROWS).to_dict("records")
     ]
     only = ", ".join(str(selection[name].iloc[0]) for name in ("phase", "model") if name not in names)
     caption = f"Class: {analysis.experiment.evidence}. {f'All cells: {only}.' if only else ''}"
@@ -219,11 +173,6 @@ def optimum_part(analysis: Analysis, shown: Shown) -> str:
     models = len(analysis.selection.drop_duplicates(["phase", "model"])) if len(analysis.selection) else 0
     cut = paragraph(f"Drawn are the {MAX_PAIRS} models with the most cells, of {models}.") if models > MAX_PAIRS else ""
     return cut + gallery(shown, "optimum", wide=True)
-
-
-def cut_text(n: int, what: str, file: str) -> str:
-    """What follows a table of ``n`` rows: nothing, or that it was cut."""
-    return paragraph(f"The first {MAX_ROWS} of {n} {what}; {file} has them all.") if n > MAX_ROWS else ""
 
 
 def law_part(analysis: Analysis, shown: Shown) -> str:
@@ -333,7 +282,7 @@ def predictions_part(analysis: Analysis) -> str:
 
 def frame_table(frame: pd.DataFrame, caption: str) -> str:
     """Any table of results as it is, floats to four decimals."""
-    rows = [[plain(value) for value in row] for row in frame.head(MAX_ROWS).itertuples(index=False, name=None)]
+    rows = [[plain(value) for value in row] for row in frame.head(html.MAX_ROWS).itertuples(index=False, name=None)]
     return html_table([str(name).replace("_", " ") for name in frame.columns], rows, caption=caption)
 
 
@@ -354,11 +303,13 @@ def ledger_part(analysis: Analysis) -> str:
     parts = [paragraph(count)]
     if len(crashed):
         parts.append(
-            html_table(columns, crashed[columns].head(MAX_ROWS).itertuples(index=False, name=None), caption="Crashed")
+            html_table(
+                columns, crashed[columns].head(html.MAX_ROWS).itertuples(index=False, name=None), caption="Crashed"
+            )
         )
         parts.append(cut_text(len(crashed), "crashed trials", "results.tsv"))
     rest = ledger[ledger["status"] != "crash"]
-    table = html_table(columns, rest[columns].head(MAX_ROWS).itertuples(index=False, name=None))
+    table = html_table(columns, rest[columns].head(html.MAX_ROWS).itertuples(index=False, name=None))
     more = cut_text(len(rest), "other trials", "results.tsv")
     parts.append(f"<details><summary>{len(rest)} other trials</summary>{table}{more}</details>" if len(rest) else "")
     return "".join(parts)

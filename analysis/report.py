@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from analysis.coefficients import Coefficients
     from analysis.figures import Picture
     from analysis.optimum import CellFit
+    from analysis.searched import Searched
 
 __all__ = ["Analysis", "analyse", "compute", "print_tables", "write"]
 
 REPORT, FIGURES, COMBINED = "report.html", "figures", "combined"
 SUMMARY, SELECTION, COMPARISON, COEFFICIENTS = "summary", "model_selection", "comparison", "coefficients.json"
+SEARCH = "search"
 FALLBACK_LAW = "first_order"
 CELL = ["regime", "phase", "model", "n_params", "unique_tokens", "sampled_tokens"]
 
@@ -68,6 +70,7 @@ class Analysis:
         coefficients: the fitted law, or None; ``law_note`` then says why.
         held_out: regret of every law on what was held out (``analysis.holdout.rivals``), or None.
         comparison: the table of comparison.csv, or None where there is no stream.
+        search: what a search for a schedule found, or None where there is none.
         predictions: what was predicted beside what came out, empty where nothing was.
         trace: training loss by step, or None.
         notes: sentences that the reader must be told.
@@ -84,6 +87,7 @@ class Analysis:
     law_note: str
     held_out: pd.DataFrame | None
     comparison: pd.DataFrame | None
+    search: Searched | None
     predictions: pd.DataFrame
     trace: pd.DataFrame | None
     notes: tuple[str, ...]
@@ -169,6 +173,7 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analys
     selection = selection_table(fits)
     coefficients, held_out, law_note = fit(selection, static, settings)
     comparison = compare_stream(table, notes, n_bootstrap, seed)
+    search = search_result(experiment, notes)
     trace, told = read_trace(experiment.folders)
     return Analysis(
         experiment=experiment,
@@ -179,6 +184,7 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analys
         law_note=law_note,
         held_out=held_out,
         comparison=comparison,
+        search=search,
         predictions=outcomes(read_predictions(experiment.folders), selection, comparison),
         trace=trace,
         notes=(*notes, *told),
@@ -263,6 +269,17 @@ def compare_stream(table: pd.DataFrame, notes: list[str], n_bootstrap: int, seed
         return None
 
 
+def search_result(experiment: Experiment, notes: list[str]) -> Searched | None:
+    """What a search for a schedule found; None, with a note why, where its points cannot be told apart yet."""
+    from analysis.searched import searched
+
+    try:
+        return searched(experiment.table, experiment.folders)
+    except UserError as error:
+        notes.append(f"The search's points are not shown: {error}.")
+        return None
+
+
 def pictures(analysis: Analysis) -> list[tuple[str, Picture]]:
     """Every picture of the report with the section that it belongs to."""
     from analysis import figures
@@ -276,6 +293,10 @@ def pictures(analysis: Analysis) -> list[tuple[str, Picture]]:
     if analysis.comparison is not None:
         found += [("stream", picture) for picture in figures.comparison_pictures(analysis.comparison)]
     found += [("stream", picture) for picture in figures.stream_pictures(analysis.experiment.table)]
+    if analysis.search is not None:
+        from analysis.search_figures import search_pictures
+
+        found += [("search", picture) for picture in search_pictures(analysis.search)]
     found += [("curves", picture) for picture in figures.curve_pictures(analysis.experiment.table, analysis.trace)]
     return found
 
@@ -294,6 +315,8 @@ def write(
         files += write_pair(folder, SELECTION, analysis.selection)
     if analysis.comparison is not None:
         files += write_pair(folder, COMPARISON, analysis.comparison)
+    if analysis.search is not None:
+        files += write_pair(folder, SEARCH, analysis.search.history, analysis.search.to_dict())
     path = folder / COEFFICIENTS
     if analysis.coefficients is not None:
         write_json(path, analysis.coefficients.to_dict())
@@ -335,23 +358,19 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name).lstrip(".")
 
 
-def write_pair(folder: Path, stem: str, frame: pd.DataFrame, records: list[dict[str, Any]] | None = None) -> list[Path]:
-    """STEM.csv, and STEM.json with the same rows as records (NaN as null)."""
-    from analysis.exports import write_csv
+def write_pair(folder: Path, stem: str, frame: pd.DataFrame, more: Any = None) -> list[Path]:
+    """STEM.csv, and STEM.json with the same rows as records (NaN as null), or with what holds more than those."""
+    from analysis.exports import plain_records, write_csv
 
     csv, json = folder / f"{stem}.csv", folder / f"{stem}.json"
     write_csv(csv, frame)
-    write_json(json, plain_records(frame) if records is None else records)
+    write_json(json, plain_records(frame) if more is None else more)
     return [csv, json]
-
-
-def plain_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in record.items()} for record in records]
 
 
 def per_seed(analysis: Analysis) -> list[dict[str, Any]]:
     """The rows of summary.csv with every seed's values beside the mean, so that anyone can recompute it."""
+    from analysis.exports import plain_records
     from analysis.optimum import SUMMARY_KEYS, SUMMARY_VALUES
 
     table, columns = analysis.experiment.table, ["seed", *SUMMARY_VALUES]

@@ -16,9 +16,11 @@ from analysis.words import CLASS_WORDS, answer, law_sentence
 
 if TYPE_CHECKING:
     from analysis.report import Analysis
+    from analysis.searched import Searched
 
 # More cells than fit on two screens are cut to the last read-outs, which decide; the CSV has them all.
 MAX_ROWS = 60
+MAX_POINTS = 5  # of a search; search.csv has them all
 STATUS_WORDS = {
     "interior": "interior",
     "censored_low": "censored low",
@@ -45,7 +47,9 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
     if analysis.comparison is not None:
         for _, rows in analysis.comparison.groupby("metric", sort=False):
             console.print(comparison_table(rows, experiment.evidence, console))
-    if text := answer(analysis.selection, analysis.comparison):
+    if analysis.search is not None and analysis.search.best is not None:
+        console.print(search_table(analysis.search, experiment.evidence, console))
+    if text := answer(analysis.selection, analysis.comparison, analysis.search):
         console.print(Text(text, style="bold"))
 
 
@@ -172,6 +176,31 @@ def comparison_table(rows: pd.DataFrame, evidence: str, console: Console) -> Tab
             p_text(row["p_sign_flip"]),
             p_text(row["p_holm"]),
             style="bold" if row["primary"] else None,
+        )
+    return table
+
+
+def search_table(search: Searched, evidence: str, console: Console) -> Table:
+    """The best points of a search and the two known beforehand."""
+    ranked = search.finished.sort_values("value", kind="stable")
+    known = ranked["role"] != "sampled"
+    rows = ranked[known | (np.arange(len(ranked)) < MAX_POINTS)]
+    title = f"{METRICS[search.metric]} of the best points of {len(ranked)}, nats per token ({evidence})"
+    table = new_table(title, console)
+    for name in ("point", "role"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("dropout by stage", overflow="fold")
+    for name in ("loss", "std", "seeds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(rows.to_dict("records")):
+        table.add_row(
+            row["condition"],
+            row["role"],
+            " ".join(f"{p:.3f}" for p in search.dropouts(row)),
+            f"{row['value']:.4f}",
+            f"{row['value_std']:.4f}" if np.isfinite(row["value_std"]) else "-",
+            str(row["n_seeds"]),
+            style="bold" if not number else None,
         )
     return table
 

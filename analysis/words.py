@@ -11,6 +11,7 @@ from analysis.figures import count_text, optimum_text
 
 if TYPE_CHECKING:
     from analysis.coefficients import Coefficients
+    from analysis.searched import Searched
 
 CLASS_WORDS = {
     "evidence": "Evidence: full scale on mps, the device of the reference study.",
@@ -25,13 +26,15 @@ UNCERTAIN = {
 }
 
 
-def answer(selection: pd.DataFrame, comparison: pd.DataFrame | None = None) -> str:
-    """One sentence on the optimum, and one on the stream where there is one. Empty for an empty selection."""
+def answer(selection: pd.DataFrame, comparison: pd.DataFrame | None = None, search: Searched | None = None) -> str:
+    """A sentence on each that there is of optimum, stream and search; empty where there is nothing to say."""
     parts = []
     if len(selection):
         parts.append(optimum_sentence(main_model(selection)))
     if comparison is not None and len(comparison):
         parts.append(stream_sentence(comparison))
+    if search is not None:
+        parts.append(search_sentence(search))
     return " ".join(part for part in parts if part)
 
 
@@ -143,6 +146,31 @@ def support(row: pd.Series) -> str:
         return f" over {seeds} {'seed' if seeds == 1 else 'seeds'}, too few to say how sure this is"
     over = "no seed matched" if row.get("method") == "welch" else f"{seeds} seeds"
     return f" [{row['low']:+.4f}, {row['high']:+.4f}] ({over}, {name} p = {p:.3f})"
+
+
+def search_sentence(search: Searched) -> str:
+    """The best schedule of a search and its lead, which is flattered, over what was known."""
+    best = search.best
+    if best is None:
+        return ""
+    n = len(search.finished)
+    path = " ".join(f"{p:.3f}" for p in search.dropouts(best))
+    if not len(search.contrasts):
+        return f"The search has finished {n} of its points; the best so far is {best['condition']}, {path}."
+    names = {"fitted": "the fitted law", "static": "the fixed dropout that it began with"}
+    leads = [
+        f"{row['difference']:+.4f}"
+        + (f" [{row['low']:+.4f}, {row['high']:+.4f}]" if np.isfinite(row["low"]) else "")
+        + f" from {names[row['baseline']]}"
+        for row in search.contrasts.to_dict("records")
+    ]
+    seeds = len(search.about["seeds"])
+    loss = "final validation loss" if search.about["objective"] == "final" else "trajectory-mean validation loss"
+    return (
+        f"Of {n} schedules searched the best is {path} ({best['condition']}): {loss}, in nats per token over "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {' and '.join(leads)}. It was chosen on these seeds and so is "
+        "flattered: this is a ceiling, to be confirmed on others."
+    )
 
 
 def law_sentence(coefficients: Coefficients) -> str:

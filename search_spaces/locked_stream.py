@@ -63,6 +63,10 @@ class StreamGrid:
     def models(self) -> tuple[ModelSpec, ...]:
         return (self.model,)
 
+    @property
+    def n_later(self) -> int:
+        return 0
+
     def sampled_tokens(self, protocol: Protocol) -> tuple[int, ...]:
         """C by the end of each stage."""
         return sampled_tokens(len(self.prefixes), self.stage_steps, protocol)

@@ -60,6 +60,11 @@ class Space(Protocol):
     @property
     def seeds(self) -> tuple[int, ...]: ...
 
+    @property
+    def n_later(self) -> int:
+        """Trials beside those of ``trials`` that will be known only as the search goes."""
+        ...
+
     def union(self, other: Any) -> Self:
         """The space with what both hold. Raises UserError where the other does not fit."""
         ...
@@ -81,5 +86,5 @@ class Space(Protocol):
 
     @classmethod
     def trials(cls, spaces: Sequence[Any], setting: Setting) -> list[TrialSpec]:
-        """The trials of a space and of those that extend it, in the order they are run."""
+        """The trials of a space and of those that extend it that are known beforehand, in the order they are run."""
         ...

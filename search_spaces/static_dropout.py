@@ -30,6 +30,10 @@ class StaticGrid:
         check_increasing("readouts", self.readouts)
         check_dropouts(self.dropouts)
 
+    @property
+    def n_later(self) -> int:
+        return 0
+
     @classmethod
     def of_scale(cls, scale: Scale) -> StaticGrid:
         """The calibrate phase's grid."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from tests_support import TINY_REGIME, synthetic_text
+
+# No test asks the real hub: nobody listens there. Those that fetch have one of their own on loopback.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+os.environ.pop("HF_TOKEN", None)
+os.environ.pop("HF_HUB_OFFLINE", None)
 
 
 @pytest.fixture

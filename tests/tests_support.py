@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -112,3 +113,26 @@ def coefficients(**changes: Any) -> dict[str, Any]:
         "seed": 0,
         "notes": [],
     } | changes
+
+
+def prepare_law(folder: Path) -> None:
+    """The tiny regime, its cache, and coefficients fitted under its tokenizer (law.json) and another (other.json)."""
+    from tune_dd.corpus import prepare_corpus
+    from tune_dd.regime_file import load_regime
+
+    (folder / "text.txt").write_text(synthetic_text(120), encoding="utf-8")
+    (folder / "tiny.toml").write_text(TINY_REGIME, encoding="utf-8")
+    regime = load_regime(folder / "tiny.toml")
+    corpus = prepare_corpus(
+        regime.corpus,
+        vocab_size=300,
+        train_tokens=4000,
+        validation_tokens=1000,
+        min_train_tokens=800,
+        cache_dir=folder / ".cache" / "dropout_decay_tiny",
+        show_progress=False,
+    )
+    law = coefficients(tokenizer_hash=corpus.tokenizer_hash)
+    (folder / "law.json").write_text(json.dumps(law))
+    (folder / "other.json").write_text(json.dumps(coefficients()))
+    (folder / "elsewhere.json").write_text(json.dumps(law | {"regime": "owt"}))

@@ -36,24 +36,29 @@ def check_device(name: str, regime: str = "REGIME") -> None:
     remedy = f"for a rehearsal on cpu: python -m tune_dd.sweep {regime} --device cpu --scale pocket"
     if name not in DEVICES:
         raise UserError(f"device {name!r} is not one of {', '.join(DEVICES)}; {remedy}")
+    if reason := why_unusable(name):
+        raise UserError(f"{reason}; or, {remedy}")
+
+
+def why_unusable(name: str) -> str | None:
+    """What keeps a known device from being used here, and what to do about it; None if nothing does."""
     if name == "mps" and os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") == "1":
-        raise UserError(
+        return (
             "PYTORCH_ENABLE_MPS_FALLBACK=1 lets operators run on the cpu unseen, so no result would be MPS "
-            f"evidence: unset it; or, {remedy}"
+            "evidence: unset it"
         )
     if name == "cpu":
-        return
+        return None
     import torch
 
     if name == "mps":
         if not torch.backends.mps.is_built():
-            raise UserError(
-                f"this torch ({torch.__version__}) was built without MPS: install one for macOS; or, {remedy}"
-            )
+            return f"this torch ({torch.__version__}) was built without MPS: install one for macOS"
         if not torch.backends.mps.is_available():
-            raise UserError(f"MPS is not available: it needs macOS 14 or later on Apple silicon; {remedy}")
+            return "MPS is not available: it needs macOS 14 or later on Apple silicon"
     elif not torch.cuda.is_available():
-        raise UserError(f"cuda is not available: torch {torch.__version__} sees no usable GPU; {remedy}")
+        return f"cuda is not available: torch {torch.__version__} sees no usable GPU"
+    return None
 
 
 def open_device(name: str, n_threads: int) -> torch.device:

@@ -73,7 +73,7 @@ class FusedStep:
         spec, context = model.spec, model.context
         self.context, self.n_head = context, spec.n_head
         self.width, self.head_dim = spec.n_embd, spec.n_embd // spec.n_head
-        self.group = group = _group_size(batch_size, context * self.width)
+        self.group = group = group_size(batch_size, context * self.width)
         self.batch_rows, self.rows = batch_size * context, group * context
         self.edges = list(itertools.pairwise([*range(0, context, QUERY_BLOCK), context]))
         self.causal = torch.ones(QUERY_BLOCK, QUERY_BLOCK).tril_()
@@ -90,9 +90,9 @@ class FusedStep:
         self.mixed, self.grad_mixed, self.grad_queries = self._by_block(), self._by_block(), self._by_block()
         self.grad_keys, self.grad_values, self.grad_part = self._heads(), self._heads(), self._heads()
         self.grad_weights = self._scores()
-        self.mlp_rows = _block_rows(self.rows, 4 * self.width)
+        self.mlp_rows = block_rows(self.rows, 4 * self.width)
         self.hidden = torch.empty(self.mlp_rows, 4 * self.width)
-        self.head_rows = _block_rows(self.rows, model.vocab_size)
+        self.head_rows = block_rows(self.rows, model.vocab_size)
         self.logits = torch.empty(self.head_rows, model.vocab_size)
         self.target_p = torch.empty(self.batch_rows, 1)
         for parameter in model.parameters():
@@ -358,13 +358,13 @@ def _grad(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def _group_size(batch_size: int, elements: int) -> int:
+def group_size(batch_size: int, elements: int) -> int:
     """The most sequences, of a divisor of the batch, whose stream stays within ``GROUP_ELEMENTS``."""
     fits = [n for n in range(1, batch_size + 1) if batch_size % n == 0 and n * elements <= GROUP_ELEMENTS]
     return max(fits, default=1)
 
 
-def _block_rows(rows: int, columns: int) -> int:
+def block_rows(rows: int, columns: int) -> int:
     return min(rows, max(MIN_BLOCK_ROWS, BLOCK_ELEMENTS // columns))
 
 

@@ -8,8 +8,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from tune_dd.builtin_regimes import POCKET, REGIMES
 from tune_dd.errors import UserError
-from tune_dd.regimes import POCKET, REGIMES, SCALES, CorpusSource, ModelSpec, Protocol, Regime, Scale
+from tune_dd.regimes import SCALES, CorpusSource, ModelSpec, Protocol, Regime, Scale
 
 _TOKEN_FIELDS = ("train_tokens", "validation_tokens", "eval_tokens")
 _TOKEN_LISTS = ("prefixes", "readouts", "stream_prefixes")
@@ -104,7 +105,7 @@ def _scale(fields: dict[str, Any], where: str) -> Scale:
             values[key] = _numbers(values[key], what)
         elif key in _WHOLE_LISTS:
             values[key] = tuple(_whole(v, what) for v in _list(values[key], what))
-        elif key in ("vocab_size", "stream_steps"):
+        elif key in ("vocab_size", "stream_steps", "search_points"):
             values[key] = _whole(values[key], what)
         elif key == "anchors":
             values[key] = {name: _numbers(path, f"{what}.{name}") for name, path in _table(values[key], what).items()}

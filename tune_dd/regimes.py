@@ -1,11 +1,9 @@
-"""The regimes and their scales, as frozen dataclasses that validate themselves.
+"""What a regime and its scales are, as frozen dataclasses that validate themselves.
 
 A *regime* is everything under which dropout coefficients are assumed to hold: corpus family,
 tokenizer, architecture family, optimizer and learning-rate protocol. A *scale* is a size at which a
-regime is run: ``full`` (the study) or ``pocket`` (a rehearsal that any machine finishes in minutes).
-
-Values that the reference study (DOI 10.5281/zenodo.20616633) gives are used as they are; what it
-leaves open is chosen here, and named in ``Scale.ours`` so that config.json says so too.
+regime is run: ``full`` (the study), ``full-8m`` (its extrapolation to the deepest model and 8M tokens) or
+``pocket`` (a rehearsal that any machine finishes in minutes). The values are in ``builtin_regimes``.
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from typing import Any
 
 from tune_dd.errors import UserError
 
-K, M = 1_000, 1_000_000
-SCALES = ("full", "pocket")
+SCALES = ("full", "full-8m", "pocket")
 RATE_SCHEDULES = ("constant", "warmdown")
 PRECISIONS = ("float32", "bfloat16")
+MIN_SEARCH_POINTS = 3  # the fitted law, the best fixed dropout, and one that is searched
 VALIDATION_SALT = "validation"  # of the fixed evaluation windows, so that they are the same for every trial
 
 
@@ -142,7 +140,8 @@ class Scale:
         stream_dropouts: the stream's fixed dropouts; ``dropouts`` if empty.
         stream_seeds: none of ``seeds``, so that no coefficient was fitted on what it is judged by.
         anchors: name -> one dropout per stage of the stream, paths written down by hand.
-        ours: names of the fields that the reference study leaves open, chosen here.
+        search_points: schedules that the search phase tries.
+        ours: field -> reason, for what the reference study leaves open and is chosen here.
     """
 
     vocab_size: int
@@ -162,7 +161,8 @@ class Scale:
     stream_dropouts: tuple[float, ...] = ()
     stream_seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
     anchors: dict[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
-    ours: tuple[str, ...] = ()
+    search_points: int = 60
+    ours: dict[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not 257 <= self.vocab_size <= 65_536:
@@ -186,6 +186,8 @@ class Scale:
                 raise UserError(
                     f"anchors {name}: {len(path)} values for {len(self.prefixes_of_stream)} stages: give one per prefix"
                 )
+        if self.search_points < MIN_SEARCH_POINTS:
+            raise UserError(f"search_points {self.search_points} must be at least {MIN_SEARCH_POINTS}")
         context = self.protocol.context
         if self.prefixes[0] < context + 1:
             raise UserError(f"prefixes: {self.prefixes[0]} tokens do not fill one window of context {context}")
@@ -287,163 +289,6 @@ class Regime:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-# Settled beforehand on the docstring corpus: the optimum is seen to fall as U grows, for every seed
-# tried, in about three minutes of one core. At C = 66k it is still 0 everywhere.
-POCKET = Scale(
-    vocab_size=512,
-    models=(ModelSpec(2, 2, 64),),
-    protocol=Protocol(batch_size=16, context=128, learning_rate=1e-2, warmup_steps=20),
-    prefixes=(4 * K, 8 * K, 16 * K, 32 * K),
-    readouts=(65_536, 131_072, 196_608, 262_144),
-    dropouts=(0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
-    seeds=(0, 1, 2),
-    train_tokens=2 * M,
-    validation_tokens=200 * K,
-    eval_tokens=65_536,
-    calibration_models=(ModelSpec(1, 2, 32), ModelSpec(2, 2, 64)),
-    screen_models=(ModelSpec(1, 2, 32), ModelSpec(2, 2, 64), ModelSpec(3, 4, 96)),
-    stream_prefixes=(4 * K, 8 * K, 16 * K, 32 * K, 64 * K),
-    stream_steps=64,
-    stream_dropouts=(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
-    anchors={"hold_35_then_decay": (0.35, 0.40, 0.34, 0.10, 0.02), "mild_35_to_06": (0.35, 0.30, 0.22, 0.12, 0.06)},
-    ours=("everything: a pocket scale is a rehearsal of ours",),
-)
-
-# --quick: the same cells on one seed and the dropouts that decide them, 24 trials.
-QUICK_DROPOUTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-QUICK_SEEDS = (0,)
-
-# Batch, context and rate are ours: 8,192 tokens a step keeps an epoch over the smallest prefix at some
-# thirty steps, and one rate that needs no end of the run lets one trial feed several cells.
-_FULL_PROTOCOL = Protocol(batch_size=32, context=256, learning_rate=1e-3, warmup_steps=100)
-_FULL_OURS = (
-    "batch_size",
-    "context",
-    "learning_rate",
-    "warmup_steps",
-    "readouts",
-    "dropouts",
-    "eval_tokens",
-    "calibration_models",
-    "stream_dropouts",
-    "stream_seeds (the study: five)",
-)
-_FULL_DROPOUTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-
-
-# The ladder of the reference study; heads and the width of L20 are ours. A size is calibrated beside the
-# next smaller one, which costs less than a larger and tells the law's two pressures apart in P.
-_LADDER = (ModelSpec(8, 8, 256), ModelSpec(12, 8, 320), ModelSpec(16, 8, 384), ModelSpec(20, 8, 448))
-
-
-def _full(
-    model: ModelSpec,
-    prefixes: tuple[int, ...],
-    steps_per_stage: int,
-    *,
-    anchors: dict[str, tuple[float, ...]],
-    ours: tuple[str, ...] = (),
-) -> Scale:
-    """A full scale whose static read-outs stand at the ends of the stream's stages."""
-    stage = steps_per_stage * _FULL_PROTOCOL.tokens_per_step
-    return Scale(
-        vocab_size=4096,
-        models=(model,),
-        protocol=_FULL_PROTOCOL,
-        prefixes=prefixes,
-        readouts=tuple(stage * (i + 1) for i in range(len(prefixes))),
-        dropouts=_FULL_DROPOUTS,
-        seeds=(0, 1, 2),
-        train_tokens=5 * M,
-        validation_tokens=500 * K,
-        eval_tokens=262_144,
-        calibration_models=(_LADDER[_LADDER.index(model) - 1], model),
-        screen_models=_LADDER,
-        stream_steps=steps_per_stage,
-        anchors=anchors,
-        ours=_FULL_OURS + ours,
-    )
-
-
-# For the regimes whose schedules the study does not print.
-_OUR_ANCHORS: dict[str, tuple[float, ...]] = {
-    "hold_30_then_decay": (0.30, 0.30, 0.10, 0.02),
-    "mild_30_to_08": (0.30, 0.22, 0.14, 0.08),
-}
-
-_OWT = Regime(
-    name="owt",
-    title="OpenWebText10K",
-    corpus=CorpusSource(globs=("data/openwebtext10k/*.parquet",)),
-    scales={
-        "full": _full(
-            ModelSpec(16, 8, 384),
-            (250 * K, 500 * K, 1 * M, 2 * M, 4 * M),
-            1000,
-            anchors={
-                "reference_interaction": (0.39, 0.32, 0.23, 0.14, 0.07),
-                "hold_30_then_decay": (0.30, 0.30, 0.20, 0.10, 0.02),
-                "mild_30_to_08": (0.30, 0.24, 0.18, 0.12, 0.08),
-            },
-        ),
-        "pocket": POCKET,
-    },
-)
-
-_TINYSTORIES = Regime(
-    name="tinystories",
-    title="TinyStories",
-    corpus=CorpusSource(globs=("data/tinystories/*.parquet",)),
-    scales={
-        "full": _full(
-            ModelSpec(12, 8, 320),
-            (500 * K, 1 * M, 2 * M, 4 * M),
-            2000,
-            anchors={
-                "reference_interaction": (0.18, 0.14, 0.08, 0.04),
-                "smooth_low": (0.16, 0.11, 0.07, 0.05),
-                "baseabc": (0.25, 0.19, 0.10, 0.02),
-            },
-        ),
-        "pocket": POCKET,
-    },
-)
-
-_WIKITEXT103 = Regime(
-    name="wikitext103",
-    title="WikiText-103",
-    corpus=CorpusSource(globs=("data/wikitext103_raw/*.parquet",), form="wikitext"),
-    scales={
-        "full": _full(
-            ModelSpec(12, 8, 320),
-            (500 * K, 1 * M, 2 * M, 4 * M),
-            2000,
-            anchors=_OUR_ANCHORS,
-            ours=("prefixes", "steps", "anchors"),
-        ),
-        "pocket": POCKET,
-    },
-)
-
-_PYDOCS = Regime(
-    name="pydocs",
-    title="Python docstrings",
-    corpus=CorpusSource(kind="pydocs"),
-    scales={
-        "full": _full(
-            ModelSpec(12, 8, 320),
-            (500 * K, 1 * M, 2 * M, 4 * M),
-            2000,
-            anchors=_OUR_ANCHORS,
-            ours=("everything",),
-        ),
-        "pocket": POCKET,
-    },
-)
-
-REGIMES: dict[str, Regime] = {r.name: r for r in (_OWT, _TINYSTORIES, _WIKITEXT103, _PYDOCS)}
 
 
 def evidence_class(scale: str, device: str) -> str:

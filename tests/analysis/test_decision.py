@@ -40,8 +40,12 @@ def test_of_those_with_a_real_optimum_the_lowest_loss_is_chosen() -> None:
     assert decision.chosen == "large"
     found = {c.model: (c.n_cells, c.n_interior, c.kept) for c in decision.candidates}
     assert found == {"small": (1, 0, False), "middle": (2, 1, True), "large": (2, 1, True)}
-    assert decision.candidates[2].best_loss == (4.6 + 4.0) / 2
+    assert [c.best_loss for c in decision.candidates] == [4.0, 5.2, 4.0]
     assert "of the 2 models" in decision.reason
+
+
+def test_what_counts_is_the_largest_prefix() -> None:
+    assert decide(fits({"small": ("pays less", "pays less"), "large": ("edge", "pays")}), "screen").chosen == "large"
 
 
 def test_without_one_the_study_ends_with_that_finding() -> None:

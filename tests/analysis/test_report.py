@@ -15,8 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis import figures
-from analysis import page as page_module
+from analysis import figures, html
 from analysis.__main__ import main
 from analysis.report import Analysis, analyse, print_tables
 from analysis.terminal import STATUS_WORDS, selection_table
@@ -162,7 +161,7 @@ def test_a_page_that_is_cut_says_so(
 ) -> None:
     assert "model_selection.csv has them all" not in read_page(analysis).text
     assert "Drawn are" not in read_page(analysis).text
-    monkeypatch.setattr(page_module, "MAX_ROWS", 5)
+    monkeypatch.setattr(html, "MAX_ROWS", 5)
     monkeypatch.setattr(figures, "MAX_PANELS", 3)
     page = read_page(analyse([analysis.folder], out=tmp_path, n_bootstrap=20))
     assert "The first 5 of 6 cells; model_selection.csv has them all." in page.text

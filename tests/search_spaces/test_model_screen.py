@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from search_spaces.model_screen import confirm_grid, partners, screen_grid
-from tune_dd.regimes import POCKET, REGIMES, ModelSpec
+from tune_dd.builtin_regimes import POCKET, REGIMES
+from tune_dd.regimes import ModelSpec
 
 FULL = REGIMES["owt"].scale("full")
 

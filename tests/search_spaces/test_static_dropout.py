@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from search_spaces.static_dropout import DataIdentity, StaticGrid, param_space, readout_steps, trials
+from tune_dd.builtin_regimes import POCKET
 from tune_dd.errors import UserError
-from tune_dd.regimes import POCKET, ModelSpec
+from tune_dd.regimes import ModelSpec
 
 DATA = DataIdentity("c", "t", "v")
 GRID = StaticGrid.of_scale(POCKET)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from tune_dd import fused
+from tune_dd.builtin_regimes import POCKET
 from tune_dd.fused import FusedStep
 from tune_dd.model import Transformer
 from tune_dd.optimizer import AdamW
-from tune_dd.regimes import POCKET, ModelSpec
+from tune_dd.regimes import ModelSpec
 
 torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tune_dd.builtin_regimes import POCKET
 from tune_dd.optimizer import EPS, AdamW, learning_rate
-from tune_dd.regimes import POCKET, Protocol
+from tune_dd.regimes import Protocol
 
 torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from tune_dd.builtin_regimes import POCKET, REGIMES
+from tune_dd.corpus.build import SAMPLE_CHARACTERS
 from tune_dd.errors import UserError
-from tune_dd.regimes import POCKET, REGIMES, ModelSpec, Protocol, Regime, evidence_class
+from tune_dd.regimes import ModelSpec, Protocol, Regime, Scale, evidence_class
 
 
 def test_parameter_counts_are_the_definition_s() -> None:
@@ -37,6 +39,34 @@ def test_reference_regimes_are_those_of_the_study() -> None:
         assert REGIMES[name].scale("full").models == (ModelSpec(12, 8, 320),)
         assert REGIMES[name].scale("full").prefixes == (500_000, 1_000_000, 2_000_000, 4_000_000)
     assert all(r.scale("pocket") == POCKET for r in REGIMES.values())
+
+
+def test_the_extrapolation_is_the_full_scale_at_the_deepest_model_and_one_prefix_further() -> None:
+    for name in ("owt", "tinystories", "wikitext103"):
+        full, longer = REGIMES[name].scale("full"), REGIMES[name].scale("full-8m")
+        assert longer.models == (ModelSpec(20, 8, 448),)
+        assert longer.prefixes == (*full.prefixes, 8_000_000)
+        assert longer.readouts[:-1] == full.readouts
+        assert len(longer.readouts) == len(longer.prefixes)
+        assert (longer.steps_of_stream, longer.protocol) == (full.steps_of_stream, full.protocol)
+        assert longer.seeds == (0, 1, 2)
+        assert len(longer.stream_seeds) == 3
+        assert not {*longer.stream_seeds} & {*longer.seeds}
+        # One tokenizer: the text that it learns from must not depend on which of the two is encoded.
+        assert 2 * min(full.train_tokens, longer.train_tokens) >= SAMPLE_CHARACTERS
+        for path in longer.anchors.values():
+            assert path[-1] == path[-2]
+    assert "full-8m" not in REGIMES["pydocs"].scales
+
+
+def test_every_reason_is_of_a_field_that_there_is() -> None:
+    known = {f.name for f in fields(Scale)} | {"everything", "corpus.validation_fraction"}
+    known |= {f"protocol.{f.name}" for f in fields(Protocol)}
+    for regime in REGIMES.values():
+        for scale in regime.scales.values():
+            assert scale.ours
+            assert set(scale.ours) <= known
+            assert all(scale.ours.values())
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from tune_dd.builtin_regimes import POCKET
 from tune_dd.errors import UserError
-from tune_dd.regimes import POCKET, ModelSpec
+from tune_dd.regimes import ModelSpec
 from tune_dd.trial import Stage, TrialSpec, format_dropout, short_count
 
 

@@ -24,16 +24,15 @@ from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec
 from tune_dd.sweep.manage import is_finished
-from tune_dd.sweep.options import NEWEST, choose_regime, parse, repeated, scale_name
-from tune_dd.sweep.phases import DECISION
+from tune_dd.sweep.options import CHAINED, NEWEST, choose_regime, parse, repeated, scale_name
+from tune_dd.sweep.phases import DECISION, SUGGESTING
 from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder, shown_path
 
 CHAIN = "chain.json"
 LAW_FOLDER = "law"
 GATES = ("screen", "confirm")
-ORDER = (*GATES, "calibrate", "stream")
 CRASHED = 3  # the exit code of a phase with crashed trials
-SHAPES = ("prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run")
+SHAPES = ("prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run", *SUGGESTING)
 
 # (command line of one phase, told of the run's folder before it trains) -> exit code
 RunPhase = Callable[[list[str], Callable[[RunFolder], None]], int]
@@ -112,7 +111,7 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
     if args.extend:
         raise UserError("--extend adds to one run: name it with --phase and its folder, not with --phase all")
     for name in SHAPES:
-        if getattr(args, name):
+        if getattr(args, name) is not None:
             option = name.removesuffix("_run").replace("_", "-")
             raise UserError(f"--{option} belongs to one phase: leave it out of --phase all, or set it in a regime file")
     if args.resume and (args.anchors or args.models):
@@ -201,6 +200,7 @@ def _phase(
     machine = ["--address", args.address]
     machine += ["--hang-timeout", str(args.hang_timeout)] if args.hang_timeout is not None else []
     machine += ["--keep-weights"] if args.keep_weights else []
+    machine += ["--offline"] if args.offline else []
     machine += ["--verbose"] if args.verbose else []
     return run_phase([*argv, *machine], begun)
 
@@ -252,7 +252,7 @@ def list_chains(storage: Path, console: Console) -> None:
             table.add_row(shown_path(file.parent), "", str(damage).split(":")[0])
             continue
         state = "finished" if chain.finished else "running" if is_held(RunFolder(chain.path)) else "resumable"
-        table.add_row(shown_path(chain.path), " ".join(phase for phase in ORDER if phase in chain.runs), state)
+        table.add_row(shown_path(chain.path), " ".join(phase for phase in CHAINED if phase in chain.runs), state)
     if table.row_count:
         console.print(table, highlight=False, markup=False)
 

@@ -13,15 +13,21 @@ from typing import Any
 
 from rich.console import Console
 
+from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity
 from tune_dd import device, journal
 from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
+from tune_dd.corpus.bars import transfer_bar
+from tune_dd.corpus.cache import cache_folder
+from tune_dd.corpus.fetch import ensure_text
+from tune_dd.device import DEVICES
 from tune_dd.errors import UserError
-from tune_dd.regimes import SCALES, VALIDATION_SALT, ModelSpec, Scale
+from tune_dd.regimes import SCALES, VALIDATION_SALT, Regime, Scale
 from tune_dd.stream import evaluation_windows
 from tune_dd.sweep import plan as planning
 from tune_dd.sweep.chain import list_chains, run_chain
 from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
+from tune_dd.sweep.hours import measure_hours
 from tune_dd.sweep.manage import clean_runs, is_finished, list_runs
 from tune_dd.sweep.options import (
     ALL,
@@ -48,6 +54,7 @@ from tune_dd.sweep.runs import (
     shown_path,
 )
 from tune_dd.sweep.state import SearchState
+from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.sweep.supervisor import Outcome, SearchOptions, Supervisor
 from tune_dd.trial import RunContext, TrialSpec
 
@@ -85,6 +92,8 @@ def run_command(argv: list[str]) -> int:
         if args.dry_run:
             return _show_all(argv, console)
         _check_writable(storage)
+        if not args.resume:
+            _ensure_text(args, choose_regime(args), console)
         return run_chain(args, console, lambda words, begun: _run_one(parse(words), words, console, begun))
     return _run_one(args, argv, console)
 
@@ -143,22 +152,25 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
     """Plan a new run, show the plan and create its folder; None after a dry run."""
     refuse_foreign_options(args, args.phase)
     regime = choose_regime(args)
-    device.check_device(args.device or ("cpu" if args.quick else "mps"), regime.name)
+    if not args.dry_run:
+        device.check_device(args.device or ("cpu" if args.quick else "mps"), regime.name)
     laws = read_laws(args.coefficients or (), regime.name, transfer=args.transfer)
     plan = choose_plan(args, regime, laws)
     storage = Path(args.storage).absolute()
-    cache_folder = _cache_folder(args, plan)
+    cache = Path(args.cache_dir or cache_folder(regime.name, plan.scale_name)).absolute()
     corpus: Corpus | None = None
     if args.dry_run:
         data = DataIdentity("not-built", "not-built", "not-built")
     else:
         _check_writable(storage)
-        corpus = _prepare(plan, cache_folder, use_cached=args.use_cached_data, console=console)
+        _ensure_text(args, regime, console)
+        corpus = _prepare(plan, cache, use_cached=args.use_cached_data, console=console)
         data = _identity(corpus, plan.scale)
         laws = check_tokenizer(laws, data.tokenizer_hash, transfer=args.transfer)
     specs = plan.trials(data)
-    cost = planning.cost(plan, specs, _measure_steps(plan, specs), keep_weights=args.keep_weights)
-    print_plan(console, plan, specs, cost, corpus=corpus, cache_folder=cache_folder, storage=storage)
+    cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
+    hours = measure_hours(plan, specs, DEVICES if args.dry_run else (plan.device,), console)
+    print_plan(console, plan, specs, cost, hours, corpus=corpus, cache_folder=cache, storage=storage)
     if corpus is None:
         return None
     config = planning.to_config(
@@ -166,7 +178,7 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
         specs,
         command=_command_line(argv),
         data=data,
-        cache_folder=cache_folder,
+        cache_folder=cache,
         manifest=corpus.manifest,
         device_name=device.device_name(device.open_device(plan.device, plan.n_threads)),
         options={"keep_weights": args.keep_weights, "hang_timeout": args.hang_timeout or _HANG_SECONDS},
@@ -206,10 +218,10 @@ def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console:
     else:
         _refuse_changes(args, plan, run)
     device.check_device(plan.device, plan.regime.name)
-    cache_folder = Path(config["data"]["cache_folder"])
-    corpus = _same_corpus(config, plan, cache_folder, run, console)
-    cost = planning.cost(plan, specs, None, keep_weights=args.keep_weights)
-    print_plan(console, plan, specs, cost, corpus=corpus, cache_folder=cache_folder, storage=run.path.parent.parent)
+    cache = Path(config["data"]["cache_folder"])
+    corpus = _same_corpus(config, plan, cache, run, console)
+    cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
+    print_plan(console, plan, specs, cost, (), corpus=corpus, cache_folder=cache, storage=run.path.parent.parent)
     if args.dry_run:
         return None
     if args.extend:
@@ -246,7 +258,12 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
     hang_seconds = args.hang_timeout or float(stored.get("hang_timeout", _HANG_SECONDS))
     options = SearchOptions(args.address, hang_seconds, args.verbose)
     progress = Progress(console, plan.scale.protocol.tokens_per_step, resume_command(search.run))
-    state = SearchState(search.run, search.specs, progress.say)
+    suggestions = None
+    if isinstance(plan.grids[-1], ScheduleSpace):
+        setting = plan.setting(planning.identity(search.config))
+        suggestions = Suggestions(search.run, plan.grids[-1], setting, progress.say)
+    specs = search.specs if suggestions is None else suggestions.specs
+    state = SearchState(search.run, specs, progress.say, plan.n_trials(search.specs))
     state.refresh()
     context = RunContext(
         folder=str(search.run.path),
@@ -258,23 +275,23 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
         eval_tokens=plan.scale.eval_tokens,
         keep_weights=keep_weights,
     )
-    return Supervisor(search.run, plan, search.specs, context.to_dict(), state, progress, options).search()
+    return Supervisor(search.run, plan, context.to_dict(), state, progress, options, suggestions).search()
 
 
 def _finish(search: Search, outcome: Outcome, console: Console, *, alone: bool) -> int:
     """Analyse, print, and turn the outcome into an exit code."""
     if outcome.signal is not None:
-        done = f"{outcome.finished} of {len(search.specs)} trials are finished"
+        done = f"{outcome.finished} of {outcome.planned} trials are finished"
         resume = resume_command(search.run)
         console.print(f"stopped; {done}, the rest goes on with\n  {resume}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
-    print_result(console, search.run, search.plan, search.specs, outcome, alone=alone)
-    missing = len(search.specs) - outcome.finished - len(outcome.crashed)
+    print_result(console, search.run, search.plan, outcome, alone=alone)
+    missing = outcome.planned - outcome.finished - len(outcome.crashed)
     if missing > 0:
         console.print(
             f"{missing} trials are missing; they are trained by\n  {resume_command(search.run)}", soft_wrap=True
         )
-    return 0 if outcome.finished == len(search.specs) else 3
+    return 0 if outcome.finished == outcome.planned else 3
 
 
 def _newest(args: argparse.Namespace, storage: Path, *, unfinished: bool) -> RunFolder:
@@ -308,10 +325,15 @@ def _refuse_changes(args: argparse.Namespace, plan: Plan, run: RunFolder) -> Non
         )
 
 
-def _cache_folder(args: argparse.Namespace, plan: Plan) -> Path:
-    if args.cache_dir:
-        return Path(args.cache_dir).absolute()
-    return Path(".cache", f"dropout_decay_{plan.regime.name}").absolute()
+def _ensure_text(args: argparse.Namespace, regime: Regime, console: Console) -> None:
+    """Fetch a built-in regime's text where it is missing, having said how much."""
+    if not args.use_cached_data:
+        ensure_text(
+            regime,
+            offline=args.offline,
+            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            bar=transfer_bar,
+        )
 
 
 def _prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Console) -> Corpus:
@@ -336,15 +358,6 @@ def _identity(corpus: Corpus, scale: Scale) -> DataIdentity:
             "give more text (--corpus-glob), or a regime file with fewer"
         )
     return DataIdentity(corpus.corpus_hash, corpus.tokenizer_hash, windows.hash)
-
-
-def _measure_steps(plan: Plan, specs: tuple[TrialSpec, ...]) -> dict[ModelSpec, float]:
-    """Seconds of one optimizer step of each model, measured here and now on the plan's device."""
-    from tune_dd.training import estimate_step_seconds
-
-    torch_device = device.open_device(plan.device, plan.n_threads)
-    last = {spec.model: spec for spec in specs}  # the largest dropout: masks cost too
-    return {model: estimate_step_seconds(spec, torch_device) for model, spec in last.items()}
 
 
 def _check_writable(storage: Path) -> None:

@@ -8,17 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from search_spaces.schedule_coefficients import OBJECTIVES, SAMPLERS, SPACES
+from tune_dd.builtin_regimes import REGIMES
 from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
-from tune_dd.regimes import REGIMES, SCALES, Regime
+from tune_dd.regimes import SCALES, Regime
 from tune_dd.sweep.frozen_law import FrozenLaw
 from tune_dd.sweep.phases import PHASES
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.runs import DEFAULT_STORAGE
 
 ALL = "all"
-LATER_PHASES = ("search",)
+CHAINED = ("screen", "confirm", "calibrate", "stream")  # by --phase all
 NEWEST = "newest"
 EVERY = "every"
 _TEXT_OPTIONS = ("corpus", "corpus_glob", "column", "use_cached_data", "cache_dir")
@@ -28,6 +30,7 @@ EXAMPLES = """examples:
   python -m tune_dd.sweep owt --dry-run --device cpu  what the full search would cost here
   python -m tune_dd.sweep tinystories --scale pocket --device cpu --corpus-glob 'stories/*.parquet'
   python -m tune_dd.sweep pydocs --phase stream --scale pocket --device cpu --coefficients CALIBRATE_RUN
+  python -m tune_dd.sweep pydocs --phase search --scale pocket --device cpu --coefficients CALIBRATE_RUN
   python -m tune_dd.sweep pydocs --phase all --scale pocket --device cpu      the whole study, as a rehearsal
   python -m tune_dd.sweep owt --resume                go on with the newest unfinished search
 """
@@ -50,16 +53,25 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--phase",
         default="calibrate",
-        help="; ".join([f"{name}: {phase.help}" for name, phase in PHASES.items()] + ["all: these, in this order"]),
+        help="; ".join(f"{name}: {phase.help}" for name, phase in PHASES.items()) + f"; all: {', '.join(CHAINED)}",
     )
-    search.add_argument("--scale", choices=SCALES, help="full (default), or pocket: a rehearsal in minutes")
+    search.add_argument(
+        "--scale",
+        choices=SCALES,
+        help="full (default); full-8m: the study's extrapolation; pocket: a rehearsal in minutes",
+    )
     search.add_argument("--quick", action="store_true", help="pocket scale, cpu, 24 trials; the embedded corpus")
     search.add_argument("--models", help="e.g. L12_H8_D320,L16_H8_D384 (layers, heads, width); with all: the ladder")
     search.add_argument("--prefixes", help="values of U in tokens, e.g. 250k,500k,1M")
     search.add_argument("--readouts", help="values of C in tokens at which a trial is read out, e.g. 8M,16M")
     search.add_argument("--dropouts", help="e.g. 0,0.1,0.2,0.3")
     search.add_argument("--seeds", help="e.g. 0,1,2")
-    search.add_argument("--from", dest="from_run", metavar="RUN", help="confirm: the screen run whose model is meant")
+    search.add_argument(
+        "--from",
+        dest="from_run",
+        metavar="RUN",
+        help="confirm: the screen run whose model is meant; search: a stream run that knows the best fixed dropout",
+    )
     stream = parser.add_argument_group("the stream")
     stream.add_argument(
         "--coefficients",
@@ -76,12 +88,22 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="[NAME=]P,P,...",
         help="a path by hand, a dropout per stage, beside the regime's own; again for further ones",
     )
+    points = parser.add_argument_group("the search for a schedule (--phase search, beside --coefficients)")
+    points.add_argument(
+        "--points", type=int, metavar="N", help="schedules to try (default: 30 at pocket scale, else 60)"
+    )
+    points.add_argument("--space", choices=SPACES, help="what is varied: the path's ends (default), or coefficients")
+    points.add_argument("--objective", choices=OBJECTIVES, help="loss at the end (default), or along the trajectory")
+    points.add_argument("--sampler", choices=SAMPLERS, help="Optuna's TPE (default) or Gaussian process")
+    points.add_argument("--search-seed", type=int, metavar="N", help="of the sampler (default: 0)")
+    points.add_argument("--static", type=float, metavar="P", help="the best fixed dropout known, tried beside the law")
     text = parser.add_argument_group("the text")
     text.add_argument("--corpus", metavar="PATH", help="a file, or a folder of files")
     text.add_argument("--corpus-glob", metavar="GLOB", help="files by pattern, e.g. 'texts/*.parquet'")
     text.add_argument("--column", help="parquet column or jsonl key that holds the text (default: text)")
     text.add_argument("--use-cached-data", action="store_true", help="use the tokenized cache; needs no source")
     text.add_argument("--cache-dir", metavar="PATH", help="default: .cache/dropout_decay_REGIME")
+    text.add_argument("--offline", action="store_true", help="fetch no text from the Hugging Face hub")
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, help="default: mps, the device of the reference study")
     machine.add_argument("--devices", type=int, metavar="N", help="trials at a time, one a device; on cpu one a core")
@@ -109,8 +131,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         UserError: an unknown option or value.
     """
     args = build_parser().parse_args(argv)
-    if args.phase in LATER_PHASES:
-        raise UserError(f"--phase {args.phase} is not in this version: use --phase {' or '.join(PHASES)}")
     if args.phase not in (*PHASES, ALL):
         raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join((*PHASES, ALL))}")
     if args.devices is not None and args.devices < 1:
@@ -187,8 +207,8 @@ def choose_plan(args: argparse.Namespace, regime: Regime, laws: Sequence[FrozenL
         raise UserError("--quick is the pocket scale: leave --scale out")
     scale = regime.scale(scale_name(args))
     device = args.device or ("cpu" if args.quick else "mps")
-    space = PHASES[args.phase].choose(args, scale, laws)
     n_devices, n_threads = devices_and_threads(device, args.devices)
+    space = PHASES[args.phase].choose(args, scale, laws, n_devices)
     return Plan(
         regime=regime,
         phase=args.phase,
@@ -214,7 +234,7 @@ def devices_and_threads(device: str, asked: int | None) -> tuple[int, int]:
             raise UserError(f"--devices {asked}: a Mac has one mps device")
         return 1, max(1, cores // 2)
     count = device_count("cuda")
-    n_devices = asked or count
-    if n_devices > count:
+    n_devices = asked or max(1, count)  # a dry run plans for a GPU that is not there
+    if asked and asked > count:
         raise UserError(f"--devices {n_devices}: this machine has {count} cuda devices")
-    return n_devices, max(1, cores // max(n_devices, 1))
+    return n_devices, max(1, cores // n_devices)

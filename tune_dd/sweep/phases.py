@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 from search_spaces.locked_stream import StreamGrid, make_schedules, sampled_tokens
 from search_spaces.model_screen import confirm_grid, screen_grid
+from search_spaces.schedule_coefficients import ENDS, OBJECTIVES, SAMPLERS, ScheduleSpace, StartingLaw
 from search_spaces.space import Space
 from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts
+from tune_dd.builtin_regimes import QUICK_DROPOUTS, QUICK_SEEDS
 from tune_dd.errors import UserError
-from tune_dd.regime_file import parse_tokens
-from tune_dd.regimes import QUICK_DROPOUTS, QUICK_SEEDS, ModelSpec, Scale, check_dropouts
+from tune_dd.regime_file import parse_tokens, resolve_regime
+from tune_dd.regimes import ModelSpec, Scale, check_dropouts
 from tune_dd.schedule import Schedule, anchors, static
 from tune_dd.sweep.frozen_law import FrozenLaw
 from tune_dd.trial import format_dropout
@@ -23,6 +26,8 @@ from tune_dd.trial import format_dropout
 DECISION = "decision.json"
 GRID_OPTIONS = ("models", "prefixes", "readouts", "dropouts", "seeds")
 STREAM_OPTIONS = ("models", "prefixes", "stage_steps", "dropouts", "seeds", "anchors")
+SUGGESTING = ("points", "space", "objective", "sampler", "search_seed", "static")
+SEARCH_OPTIONS = ("models", "prefixes", "stage_steps", "seeds", "from_run", *SUGGESTING)
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,17 @@ class Phase:
     Attributes:
         help: one clause for ``--help``.
         options: what of the command line shapes its space; other such options are refused.
-        choose: (options, scale, laws) -> the space of a new run.
+        choose: (options, scale, laws, devices) -> the space of a new run.
         change: (stored space, options) -> that space with the values that the options give.
     """
 
     help: str
     options: tuple[str, ...]
-    choose: Callable[[argparse.Namespace, Scale, Sequence[FrozenLaw]], Space]
+    choose: Callable[[argparse.Namespace, Scale, Sequence[FrozenLaw], int], Space]
     change: Callable[[Any, argparse.Namespace], Space]
 
 
-def _choose_grid(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StaticGrid:
+def _choose_grid(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> StaticGrid:
     grid = StaticGrid.of_scale(scale)
     if args.quick:
         grid = replace(grid, models=scale.models, dropouts=QUICK_DROPOUTS, seeds=QUICK_SEEDS)
@@ -61,11 +66,11 @@ def _change_grid(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
     return replace(grid, **{name: values for name, values in chosen.items() if values is not None})
 
 
-def _choose_screen(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StaticGrid:
+def _choose_screen(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> StaticGrid:
     return _change_grid(screen_grid(scale), args)
 
 
-def _choose_confirm(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StaticGrid:
+def _choose_confirm(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> StaticGrid:
     models = read_models(args.models) or ((screened_model(Path(args.from_run)),) if args.from_run else ())
     if len(models) != 1 or (args.models and args.from_run):
         raise UserError("--phase confirm needs one model: give --from RUN, a finished screen run, or --models")
@@ -89,12 +94,36 @@ def screened_model(run: Path) -> ModelSpec:
     return ModelSpec.parse(decision["chosen"])
 
 
-def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw]) -> StreamGrid:
+def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> StreamGrid:
     if not laws:
-        raise UserError(
-            "--phase stream needs the law: give --coefficients RUN, a finished calibrate run of this regime, or a "
-            "coefficients.json"
-        )
+        raise UserError(_no_law("stream"))
+    model, prefixes, steps = _stream(args, scale)
+    sampled = sampled_tokens(len(prefixes), steps, scale.protocol)
+    # The regime's own paths are written for its own stages.
+    by_hand = dict(scale.anchors) if prefixes == scale.prefixes_of_stream else {}
+    return StreamGrid(
+        model=model,
+        prefixes=prefixes,
+        stage_steps=steps,
+        schedules=make_schedules(
+            len(prefixes),
+            [law.path(model, scale.vocab_size, prefixes, sampled) for law in laws],
+            read_dropouts(args.dropouts, extending=True) or scale.stream_dropouts or scale.dropouts,
+            by_hand | read_anchors(args.anchors),
+        ),
+        seeds=read_seeds(args.seeds) or scale.stream_seeds,
+    )
+
+
+def _no_law(phase: str) -> str:
+    return (
+        f"--phase {phase} needs the law: give --coefficients RUN, a finished calibrate run of this regime, or a "
+        "coefficients.json"
+    )
+
+
+def _stream(args: argparse.Namespace, scale: Scale) -> tuple[ModelSpec, tuple[int, ...], int]:
+    """Model, prefixes and steps of a stage."""
     models = read_models(args.models) or scale.models[-1:]
     if len(models) > 1:
         raise UserError(f"--models {args.models}: a stream has one model")
@@ -102,21 +131,7 @@ def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
     steps = scale.steps_of_stream if args.stage_steps is None else args.stage_steps
     if steps < 1:
         raise UserError(f"--stage-steps {steps} must be at least 1")
-    sampled = sampled_tokens(len(prefixes), steps, scale.protocol)
-    # The regime's own paths are written for its own stages.
-    by_hand = dict(scale.anchors) if prefixes == scale.prefixes_of_stream else {}
-    return StreamGrid(
-        model=models[0],
-        prefixes=prefixes,
-        stage_steps=steps,
-        schedules=make_schedules(
-            len(prefixes),
-            [law.path(models[0], scale.vocab_size, prefixes, sampled) for law in laws],
-            read_dropouts(args.dropouts, extending=True) or scale.stream_dropouts or scale.dropouts,
-            by_hand | read_anchors(args.anchors),
-        ),
-        seeds=read_seeds(args.seeds) or scale.stream_seeds,
-    )
+    return models[0], prefixes, steps
 
 
 def _change_stream(grid: StreamGrid, args: argparse.Namespace) -> StreamGrid:
@@ -144,11 +159,119 @@ def _change_stream(grid: StreamGrid, args: argparse.Namespace) -> StreamGrid:
     )
 
 
+def _choose_search(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> ScheduleSpace:
+    if not laws:
+        raise UserError(_no_law("search"))
+    if len(laws) > 1:
+        raise UserError("--phase search starts from one law: name one --coefficients")
+    model, prefixes, steps = _stream(args, scale)
+    fitted = laws[0].coefficients
+    law = StartingLaw(
+        name=fitted.law,
+        coefficients=fitted.coefficients,
+        p_min=fitted.p_min,
+        p_max=fitted.p_max,
+        n_params=model.n_params(scale.vocab_size),
+        prefixes=prefixes,
+        sampled_tokens=sampled_tokens(len(prefixes), steps, scale.protocol),
+    )
+    # The seeds that the law was fitted on: a choice has been made on them already, and those of the stream stay
+    # untouched for what the search finds.
+    seeds = read_seeds(args.seeds) or scale.seeds
+    objective, sampler = args.objective or OBJECTIVES[0], args.sampler or SAMPLERS[0]
+    # Trials enough for every device. A Gaussian process would put the points of one batch, which do not know of one
+    # another, in the same place.
+    batch = 1 if sampler == "gp" else max(1, math.ceil(n_devices / len(seeds)))
+    static, source = _best_static(args, scale, law, model, objective)
+    return ScheduleSpace(
+        model=model,
+        prefixes=prefixes,
+        stage_steps=steps,
+        seeds=seeds,
+        law=law,
+        space=args.space or ENDS,
+        static=static,
+        static_source=source,
+        sampler=sampler,
+        objective=objective,
+        search_seed=args.search_seed or 0,
+        points=scale.search_points if args.points is None else args.points,
+        batch=batch,
+    ).begun()
+
+
+def _best_static(
+    args: argparse.Namespace, scale: Scale, law: StartingLaw, model: ModelSpec, objective: str
+) -> tuple[float, str]:
+    """The best fixed dropout known, and how: as given, as a stream run found it, else guessed from the law's mean."""
+    if args.static is not None and args.from_run:
+        raise UserError("--static and --from both name the best fixed dropout: give one of them")
+    if args.static is not None:
+        check_dropouts((args.static,))
+        return float(args.static), "as given"
+    if args.from_run:
+        regime = resolve_regime(args.regime or "pydocs").name
+        found = streamed_static(Path(args.from_run), (regime, model.name, law.prefixes), objective)
+        source = f"the best of the stream {args.from_run}"
+    else:
+        path = law.path(law.coefficients)
+        mean = sum(path) / len(path)
+        found = min(scale.stream_dropouts or scale.dropouts, key=lambda p: abs(p - mean))
+        source = "the grid's nearest to the mean of the law's path: --static or --from where a better one is known"
+    held = min(max(found, law.p_min), law.p_max)
+    return held, source if held == found else f"for {found:g}, held to the law's clamp: {source}"
+
+
+def streamed_static(run: Path, stream: tuple[str, str, tuple[int, ...]], objective: str) -> float:
+    """The fixed dropout with the lowest mean objective in a stream run, over the seeds that it was run with.
+
+    Args:
+        stream: regime, model and prefixes that the run must have.
+
+    Raises:
+        UserError: it is another stream, or holds no finished one of a fixed dropout.
+    """
+    from analysis.comparison import outcomes
+    from analysis.tables import load_experiment
+
+    metric = f"{objective}_val_loss"
+    table = load_experiment([run]).table
+    found = outcomes(table, (metric,))
+    rows = table[table["phase"] == "stream"]
+    has = rows["regime"].iloc[0], rows["model"].iloc[0], tuple(sorted(rows["unique_tokens"].unique()))
+    if has != stream:
+        raise UserError(
+            f"--from {run} is the stream of {has[0]}, {has[1]}, prefixes {','.join(map(str, has[2]))}: name one of "
+            "the same regime, model and prefixes, or give --static"
+        )
+    means = found.loss[metric][found.static].mean(axis=1)  # NaN where a seed is missing
+    if not (means == means).any():
+        raise UserError(f"{run} has no fixed dropout that finished on every seed: resume it, or give --static")
+    name = [c for c, is_static in zip(found.conditions, found.static, strict=True) if is_static][means.argsort()[0]]
+    return float(rows.loc[rows["condition"] == name, "dropout"].iloc[0])
+
+
+def _change_search(space: ScheduleSpace, args: argparse.Namespace) -> ScheduleSpace:
+    """What a search is made of is fixed when it begins; only --points may grow."""
+    models = read_models(args.models) or space.models
+    prefixes = read_tokens(args.prefixes, "--prefixes") or space.prefixes
+    if prefixes != space.prefixes:
+        raise UserError("--prefixes makes another search: start a new run for it")
+    changes = {name: getattr(args, name) for name in (*SUGGESTING, "stage_steps") if getattr(args, name) is not None}
+    return replace(space, model=models[0], seeds=read_seeds(args.seeds) or space.seeds, **changes)
+
+
 PHASES: dict[str, Phase] = {
     "screen": Phase("model sizes on a coarse grid, one seed", GRID_OPTIONS, _choose_screen, _change_grid),
     "confirm": Phase("one model on the full grid", (*GRID_OPTIONS, "from_run"), _choose_confirm, _change_grid),
     "calibrate": Phase("the static-dropout grid (default)", GRID_OPTIONS, _choose_grid, _change_grid),
     "stream": Phase("the law against fixed dropouts, on one stream", STREAM_OPTIONS, _choose_stream, _change_stream),
+    "search": Phase(
+        "an Optuna search for the best schedule of the law's form, on one stream",
+        SEARCH_OPTIONS,
+        _choose_search,
+        _change_search,
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import tune_dd
 from search_spaces.locked_stream import StreamGrid
+from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity, Setting, Space
 from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts
@@ -42,6 +43,7 @@ SPACES: dict[str, type[Space]] = {
     "confirm": StaticGrid,
     "calibrate": StaticGrid,
     "stream": StreamGrid,
+    "search": ScheduleSpace,
 }
 
 
@@ -58,15 +60,24 @@ class Plan:
     n_devices: int
     n_threads: int
 
+    def setting(self, data: DataIdentity) -> Setting:
+        return Setting(self.regime.name, self.scale_name, self.scale, data)
+
     def trials(self, data: DataIdentity) -> tuple[TrialSpec, ...]:
-        """All trials in the order they are run."""
-        setting = Setting(self.regime.name, self.scale_name, self.scale, data)
-        return tuple(SPACES[self.phase].trials(self.grids, setting))
+        """All trials that are known beforehand, in the order they are run."""
+        return tuple(SPACES[self.phase].trials(self.grids, self.setting(data)))
+
+    def n_trials(self, specs: tuple[TrialSpec, ...]) -> int:
+        """How many trials there will be, those among them that are suggested as the search goes."""
+        return len(specs) + self.grids[-1].n_later
 
 
-def plan_hash(specs: tuple[TrialSpec, ...]) -> str:
-    """Content hash of what will be trained, 10 hex digits."""
-    return hashlib.sha256("\n".join(spec.trial_id for spec in specs).encode()).hexdigest()[:10]
+def plan_hash(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
+    """Content hash of what will be trained, 10 hex digits: the trials, and of a space that suggests more of them all
+    that decides which."""
+    lines = [spec.trial_id for spec in specs]
+    lines += [json.dumps(grid.to_dict(), sort_keys=True) for grid in plan.grids if grid.n_later]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:10]
 
 
 def to_config(
@@ -92,9 +103,9 @@ def to_config(
         "version": tune_dd.__version__,
         "created": datetime.datetime.now().isoformat(timespec="seconds"),
         "command": command,
-        "run_id": f"{plan.regime.name}-{plan.phase}-{plan.scale_name}-{plan_hash(specs)}",
-        "plan_hash": plan_hash(specs),
-        "n_trials": len(specs),
+        "run_id": f"{plan.regime.name}-{plan.phase}-{plan.scale_name}-{plan_hash(plan, specs)}",
+        "plan_hash": plan_hash(plan, specs),
+        "n_trials": plan.n_trials(specs),
         "regime": _regime_with_absolute_globs(plan.regime),
         "phase": plan.phase,
         "scale_name": plan.scale_name,
@@ -148,9 +159,9 @@ def from_config(config: dict[str, Any], where: Path) -> tuple[Plan, tuple[TrialS
         expected = config["plan_hash"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{where / artifacts.CONFIG} is damaged ({error!r}): restore it or start a new run") from None
-    if plan_hash(specs) != expected:
+    if plan_hash(plan, specs) != expected:
         raise UserError(
-            f"{where} was begun with another plan (hash {expected}, its config now gives {plan_hash(specs)}): "
+            f"{where} was begun with another plan (hash {expected}, its config now gives {plan_hash(plan, specs)}): "
             "restore its config.json, use the version that wrote it, or start a new run"
         )
     return plan, specs
@@ -168,7 +179,7 @@ def extended(config: dict[str, Any], plan: Plan, more: Space, command: str) -> t
     if grid == plan.grids[-1]:
         raise UserError(
             "--extend adds nothing: name new --seeds or --dropouts; of a grid also --prefixes, --readouts or "
-            "--models, of a stream --anchors"
+            "--models, of a stream --anchors; of a search more --points"
         )
     grid.on_scale(plan.scale)  # refuses what would not make a scale
     encoded = int(config["data"]["manifest"]["tokens"]["train"])
@@ -181,8 +192,8 @@ def extended(config: dict[str, Any], plan: Plan, more: Space, command: str) -> t
     specs = larger.trials(identity(config))
     return larger, config | {
         "grids": [g.to_dict() for g in larger.grids],
-        "plan_hash": plan_hash(specs),
-        "n_trials": len(specs),
+        "plan_hash": plan_hash(larger, specs),
+        "n_trials": larger.n_trials(specs),
         "models": _models(larger.scale, specs),
         "extensions": [*config.get("extensions", []), command],
     }
@@ -226,10 +237,10 @@ def _git_commit() -> str | None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search will take. ``hours`` is None before a step was measured.
+    """What a search will take, whatever the speed of the device.
 
     ``shared_steps`` of the ``steps`` are trained once for several trials, at best: with several trials at a
-    time two may go the same way side by side. ``hours`` counts on it.
+    time two may go the same way side by side.
     """
 
     n_trials: int
@@ -238,36 +249,45 @@ class Cost:
     tokens: int
     flops: float
     disk_bytes: int
-    hours: float | None
     shared_steps: int
 
 
-def cost(
-    plan: Plan, specs: tuple[TrialSpec, ...], step_seconds: dict[ModelSpec, float] | None, *, keep_weights: bool = False
-) -> Cost:
-    """Add up the plan. ``step_seconds``: measured seconds of one optimizer step of each model."""
-    per_step = plan.scale.protocol.tokens_per_step
-    largest = max((spec.n_params for spec in specs), default=0)
-    n_rows = sum(spec.n_readouts for spec in specs)
-    seconds: float | None = None
-    if step_seconds is not None:
-        evaluation_steps = _FORWARD_SHARE * (plan.scale.eval_tokens + _TRAIN_EVAL_TOKENS) / per_step
-        seconds = sum(
-            step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs
-        )
-    sharing = Sharing.of(specs)
+def search_hours(plan: Plan, specs: tuple[TrialSpec, ...], step_seconds: dict[ModelSpec, float]) -> float:
+    """Hours of the search, given measured seconds of one optimizer step of each model.
+
+    Read-outs count as forward passes, and steps that trials may share count once.
+    """
+    read = plan.scale.eval_tokens + _TRAIN_EVAL_TOKENS
+    evaluation_steps = _FORWARD_SHARE * read / plan.scale.protocol.tokens_per_step
+    seconds = sum(step_seconds[spec.model] * (spec.total_steps + spec.n_readouts * evaluation_steps) for spec in specs)
     n_steps = sum(spec.total_steps for spec in specs)
-    if seconds is not None and n_steps:
-        seconds *= 1 - sharing.shared_steps / n_steps
+    if n_steps:
+        seconds *= 1 - Sharing.of(specs).shared_steps / n_steps
+    return _with_later_ones(plan, specs) * seconds / plan.n_devices / 3600
+
+
+def _with_later_ones(plan: Plan, specs: tuple[TrialSpec, ...]) -> float:
+    """All trials over those known beforehand: the ones suggested as a search goes are as long."""
+    return plan.n_trials(specs) / len(specs) if specs else 1.0
+
+
+def cost(plan: Plan, specs: tuple[TrialSpec, ...], *, keep_weights: bool = False) -> Cost:
+    """Add up the plan."""
+    largest = max((spec.n_params for spec in specs), default=0)
+    n_trials, factor = plan.n_trials(specs), _with_later_ones(plan, specs)
+    n_rows = round(factor * sum(spec.n_readouts for spec in specs))
+    sharing = Sharing.of(specs)
+    n_steps = round(factor * sum(spec.total_steps for spec in specs))
     # A seed's snapshots are dropped as its last trial has started.
     snapshots = math.ceil(len(sharing.users) / max(1, len({spec.seed for spec in specs})))
-    journals = (len(specs) if keep_weights else plan.n_devices) + snapshots
+    journals = (n_trials if keep_weights else plan.n_devices) + snapshots
     return Cost(
-        n_trials=len(specs),
+        n_trials=n_trials,
         n_rows=n_rows,
         steps=n_steps,
-        tokens=sum(spec.sampled_tokens(spec.total_steps) for spec in specs),
-        flops=float(
+        tokens=round(factor * sum(spec.sampled_tokens(spec.total_steps) for spec in specs)),
+        flops=factor
+        * float(
             sum(
                 spec.sampled_tokens(spec.total_steps)
                 * spec.model.flops_per_token(spec.vocab_size, spec.protocol.context)
@@ -277,7 +297,6 @@ def cost(
         disk_bytes=2 * n_rows * _BYTES_PER_ROW
         + journals * largest * _JOURNAL_BYTES_PER_PARAM
         + _TOKEN_BYTES * (plan.scale.train_tokens + plan.scale.validation_tokens),
-        hours=None if seconds is None else seconds / plan.n_devices / 3600,
         shared_steps=sharing.shared_steps,
     )
 

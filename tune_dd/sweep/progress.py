@@ -74,7 +74,7 @@ class Progress:
 
     def _headline(self, state: SearchState, now: float) -> str:
         done, running, crashed = len(state.finished), len(state.live), len(state.crashes)
-        left = len(state.specs) - done - running - crashed
+        left = state.n_planned - done - running - crashed
         steps_done = state.steps_done
         trained = steps_done - (self._first_steps or 0)
         elapsed = now - self._started

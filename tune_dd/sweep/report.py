@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +15,14 @@ from rich.table import Table
 from search_spaces.model_screen import partners
 from tune_dd import artifacts, journal
 from tune_dd.corpus import Corpus
+from tune_dd.corpus.fetch import TEXTS, is_missing
 from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
+from tune_dd.memory import cpu_trial_bytes, parameter_bytes
 from tune_dd.regimes import ModelSpec, evidence_class
+from tune_dd.sweep.hours import DeviceHours
 from tune_dd.sweep.options import parse, repeated
 from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.plan import Cost, Plan
-from tune_dd.sweep.progress import format_seconds
 from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
 from tune_dd.sweep.supervisor import Outcome
 from tune_dd.trial import TrialSpec, short_count
@@ -27,8 +30,13 @@ from tune_dd.trial import TrialSpec, short_count
 if TYPE_CHECKING:
     from analysis.decision import Decision
     from analysis.report import Analysis
+    from analysis.searched import Searched
 
 _OVERLAP_WARNING = 0.01
+_FORM_MEANING = {
+    "token": "this is WikiText in its token form, with <unk> for rare words",
+    "plain": "this is no WikiText as the data set writes it (no @-@ and no <unk>)",
+}
 _CLASS_MEANING = {
     "evidence": "evidence: full scale on mps, comparable with the reference study",
     "run": "run: full scale, but not on mps, so not evidence for the reference study",
@@ -41,12 +49,13 @@ def print_plan(
     plan: Plan,
     specs: tuple[TrialSpec, ...],
     cost: Cost,
+    hours: Sequence[DeviceHours],
     *,
     corpus: Corpus | None,
     cache_folder: Path,
     storage: Path,
 ) -> None:
-    """Every derived quantity, before anything is trained."""
+    """Every derived quantity, before anything is trained. ``hours``: of each device kind that was asked about."""
     scale = plan.scale
     rows = [
         ("regime", f"{plan.regime.title} ({plan.regime.name}), phase {plan.phase}, scale {plan.scale_name}"),
@@ -63,6 +72,7 @@ def print_plan(
         ("device", f"{plan.device}, {plan.n_devices} trial(s) at a time, {plan.n_threads} thread(s) each"),
         ("trials", f"{cost.n_trials:,} trials, {cost.n_rows:,} result rows, {cost.steps:,} optimizer steps"),
         ("tokens", f"{cost.tokens:,} sampled, {cost.flops:.2e} FLOPs"),
+        ("memory", describe_memory(plan, specs)),
         ("disk", f"{cost.disk_bytes / 1e6:,.0f} MB at most, under {storage}"),
     ]
     if cost.shared_steps:
@@ -70,14 +80,21 @@ def print_plan(
         rows.append(
             ("shared", f"up to {cost.shared_steps:,} of these steps ({share:.0%}) are trained once for several")
         )
-    if cost.hours is not None:
-        rows.append(("time", f"about {format_seconds(cost.hours * 3600)} from a step measured now"))
+    rows += [("time", entry.describe()) for entry in hours]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False, markup=False)
+    form = None if corpus is None else corpus.manifest.get("wikitext_form")
+    if form not in (None, "raw") and plan.regime.name in TEXTS:
+        console.print(
+            f"warning: {_FORM_MEANING[form]}; the regime is one of the raw form, so these results are of another text",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
     overlap = None if corpus is None else corpus.manifest.get("validation_overlap")
     if overlap is not None and overlap > _OVERLAP_WARNING:
         console.print(
@@ -86,6 +103,16 @@ def print_plan(
             style="yellow",
             highlight=False,
         )
+
+
+def describe_memory(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
+    """Of the largest model's trial."""
+    largest = max(specs, key=lambda spec: spec.n_params)
+    if plan.device == "cpu" and plan.scale.protocol.precision == "float32":
+        each = f"about {cpu_trial_bytes(largest) / 1e6:,.0f} MB for a trial of {largest.model.name}"
+        return f"{each} at its peak, beside the libraries"
+    known = f"{parameter_bytes(largest) / 1e6:,.0f} MB of weights, gradients and moments for {largest.model.name}"
+    return f"{known}; activations come on top and are not estimated for {plan.device}"
 
 
 def describe_design(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
@@ -112,22 +139,22 @@ def describe_design(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
 
 def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str:
     if corpus is None:
-        return f"not read in a dry run; its cache would be {cache_folder}"
+        missing = f"{TEXTS[plan.regime.name].target.name} would be fetched; " if is_missing(plan.regime) else ""
+        return f"not read in a dry run; {missing}its cache would be {cache_folder}"
+    form = f", {corpus.manifest['wikitext_form']} form of WikiText" if "wikitext_form" in corpus.manifest else ""
     return (
         f"{corpus.n_train:,} training and {corpus.n_validation:,} validation tokens, vocabulary "
-        f"{plan.scale.vocab_size:,}, corpus {corpus.corpus_hash[:12]}"
+        f"{plan.scale.vocab_size:,}{form}, corpus {corpus.corpus_hash[:12]}"
     )
 
 
-def print_result(
-    console: Console, run: RunFolder, plan: Plan, specs: tuple[TrialSpec, ...], outcome: Outcome, *, alone: bool
-) -> None:
+def print_result(console: Console, run: RunFolder, plan: Plan, outcome: Outcome, *, alone: bool) -> None:
     """Analyse the run's table, print the optima, name the files and, for a run alone, the next command."""
-    names = {spec.trial_id: spec.name for spec in specs}
+    names = {spec.trial_id: spec.name for spec in outcome.specs}
     for trial_id, reason in outcome.crashed.items():
         console.print(f"crashed: {names.get(trial_id, trial_id)}: {reason}", style="red", highlight=False, markup=False)
     if not outcome.finished:
-        write_ledger(run, specs, outcome, None)
+        write_ledger(run, outcome, None)
         console.print("no trial finished, so there is nothing to analyse", highlight=False)
         return
     # Imported here: it draws, and a search need not wait for that.
@@ -136,7 +163,7 @@ def print_result(
 
     result = analysis.report.compute(load_experiment([run.path]), run.path)
     decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
-    write_ledger(run, specs, outcome, result)
+    write_ledger(run, outcome, result)
     # The page shows the ledger, so it is read again before the page is written.
     result = analysis.report.write(replace(result, experiment=load_experiment([run.path])))
     analysis.report.print_tables(result, console)
@@ -149,6 +176,8 @@ def print_result(
         following = f"{resume_command(run)} --retry-crashed"
     elif decision is not None and decision.chosen is not None:
         following = next_command(run, plan, decision.chosen)
+    elif result.search is not None and result.search.best is not None:
+        following = f"{confirmation(run, plan, result.search)}    (the best point on other seeds)"
     elif plan.phase == "calibrate" and result.coefficients is not None:
         stream = same_search(run, "stream", "--coefficients", shown_path(run.path))
         following = f"{stream}    (does the law beat the best fixed dropout?)"
@@ -179,20 +208,39 @@ def next_command(run: RunFolder, plan: Plan, chosen: str) -> str:
     return same_search(run, "calibrate", "--models", ",".join(model.name for model in sizes))
 
 
+def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
+    """The stream that tries the best point of a search on seeds that it was not chosen on."""
+    best = search.best
+    assert best is not None
+    begun = parse(shlex.split(run.config()["command"])[3:])
+    words = [word for source in begun.coefficients for word in ("--coefficients", source)]
+    words += ["--transfer"] if begun.transfer else []
+    for option in ("models", "prefixes", "stage_steps"):
+        if getattr(begun, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(begun, option))]
+    used = {seed for grid in plan.grids for seed in grid.seeds}
+    if used & set(plan.scale.stream_seeds):
+        first = max(*used, *plan.scale.stream_seeds) + 1
+        words += ["--seeds", ",".join(str(first + number) for number in range(len(plan.scale.stream_seeds)))]
+    path = ",".join(f"{dropout:.4f}" for dropout in search.dropouts(best))
+    return same_search(run, "stream", *words, "--anchors", f"searched={path}")
+
+
 def same_search(run: RunFolder, phase: str, *more: str) -> str:
     """The command of another phase on the text and device of a run."""
     words = repeated(parse(shlex.split(run.config()["command"])[3:]))
     return shlex.join(["python", "-m", "tune_dd.sweep", *words, "--phase", phase, *more])
 
 
-def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome, result: Analysis | None) -> None:
+def write_ledger(run: RunFolder, outcome: Outcome, result: Analysis | None) -> None:
     """results.tsv, a line per trial.
 
     ``keep``: the trial's dropout lies on the plateau of a cell that it feeds, or its schedule ends no higher
-    than the best fixed dropout; ``discard``: neither; ``crash``: it crashed, and the description says why.
+    than the best fixed dropout (of a search: than the one that it began with); ``discard``: neither; ``crash``: it
+    crashed, and the description says why.
     """
     lines = ["trial\tval_bpb\tmemory_gb\tstatus\tdescription"]
-    for spec in specs:
+    for spec in outcome.specs:
         stage = spec.stages[0]
         place = f"U={short_count(stage.unique_tokens)}" if len(spec.stages) == 1 else "stream"
         what = (
@@ -216,6 +264,8 @@ def write_ledger(run: RunFolder, specs: tuple[TrialSpec, ...], outcome: Outcome,
 
 def _is_worth_keeping(spec: TrialSpec, result: Analysis) -> bool:
     stage = spec.stages[0]
+    if result.search is not None and spec.kind == "law":
+        return _searched_low_enough(spec.condition, result.search)
     if len(spec.stages) > 1:
         if result.comparison is None:
             return True
@@ -226,3 +276,10 @@ def _is_worth_keeping(spec: TrialSpec, result: Analysis) -> bool:
     cells = cells[(cells["model"] == spec.model.name) & (cells["unique_tokens"] == stage.unique_tokens)]
     on = (cells["plateau_low"] <= stage.dropout) & (stage.dropout <= cells["plateau_high"])
     return bool(on.any())
+
+
+def _searched_low_enough(condition: str, search: Searched) -> bool:
+    """Whether a point came to no more than the fixed dropout, or one of the two to nothing yet."""
+    values = search.history.set_index("condition")["value"]
+    fixed = search.history.loc[search.history["role"] == "static", "value"]
+    return not bool(values[condition] > fixed.iloc[0])

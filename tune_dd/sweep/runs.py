@@ -73,7 +73,7 @@ class RunFolder:
             config = artifacts.read_json(path)
         except UserError as damage:
             raise DamagedConfig(str(damage)) from None
-        if not isinstance(config, dict) or config.get("checksum", "") != _checksum(config):
+        if not isinstance(config, dict) or config.get("checksum", "") != checksum(config):
             if isinstance(config, dict) and config.get("schema") != artifacts.SCHEMA and "checksum" not in config:
                 raise UserError(_other_schema(self.path, config))
             raise DamagedConfig(f"{path} was altered (its checksum fails): restore it or start a new run")
@@ -83,7 +83,7 @@ class RunFolder:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json and the copy that a damaged one is restored from."""
-        sealed = config | {"checksum": _checksum(config)}
+        sealed = config | {"checksum": checksum(config)}
         artifacts.write_json(self.path / CONFIG_COPY, sealed)
         artifacts.write_json(self.path / artifacts.CONFIG, sealed)
 
@@ -111,7 +111,7 @@ class RunFolder:
 def _is_sealed(data: bytes) -> bool:
     try:
         config = json.loads(data)
-        return bool(config["checksum"] == _checksum(config))
+        return bool(config["checksum"] == checksum(config))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -123,7 +123,8 @@ def _other_schema(path: Path, config: dict[str, Any]) -> str:
     )
 
 
-def _checksum(config: dict[str, Any]) -> str:
+def checksum(config: dict[str, Any]) -> str:
+    """Of a JSON object, without the key ``checksum``: 16 hex digits."""
     text = json.dumps({k: v for k, v in config.items() if k != "checksum"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

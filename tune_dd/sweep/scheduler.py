@@ -2,7 +2,8 @@
 
 The command starts it as ``python -m tune_dd.sweep.scheduler``, hands it one request as a line of JSON on
 standard input, and keeps that pipe open: when the command dies, however it dies, the pipe closes and
-this process ends with everything it started. Events go back as lines of JSON on standard output;
+this process ends with everything it started. Where trials are suggested as the search goes, they follow the request,
+a line each (``tune_dd.sweep.feed``). Events go back as lines of JSON on standard output;
 whatever Ray prints goes to standard error, which the command sends to a log file.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 import sys
 import threading
@@ -38,6 +40,7 @@ LOCAL_RAY_ENVIRONMENT = {
 # A worker that dies from outside is started again on its journal this many times before the trial
 # counts as crashed.
 MAX_WORKER_DEATHS = 3
+Feed = queue.SimpleQueue[dict[str, Any] | None]
 _OBJECT_STORE_BYTES = 80 * 2**20  # rows are all that passes through it; Ray's minimum is 75 MB
 
 
@@ -45,7 +48,8 @@ def main() -> int:
     request = json.loads(sys.stdin.readline())
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    threading.Thread(target=_end_with_the_command, args=(request["ray_temp"],), daemon=True).start()
+    fed: Feed = queue.SimpleQueue()
+    threading.Thread(target=_end_with_the_command, args=(request["ray_temp"], fed), daemon=True).start()
     os.environ.update(RAY_ENVIRONMENT)
     address = request["address"]
     if address == "local":
@@ -71,7 +75,7 @@ def main() -> int:
             return 1
     threading.Thread(target=_watch_ray, args=(address,), daemon=True).start()
     send("ready", pid=os.getpid())
-    _fit(request)
+    _fit(request, fed)
     send("done")
     ray.shutdown()
     return 0
@@ -96,18 +100,23 @@ def _connect(request: dict[str, Any]) -> None:
         ray.init(address=request["address"], log_to_driver=False, logging_level="error")
 
 
-def _fit(request: dict[str, Any]) -> None:
+def _fit(request: dict[str, Any], fed: Feed) -> None:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
     from search_spaces.static_dropout import param_space
+    from tune_dd.sweep.feed import FedTrials, open_feed
     from tune_dd.sweep.watch import Watch
     from tune_dd.trainable import train_trial
 
+    open_feed(fed)
+    one_by_one = request["trials"] is None
     tune.Tuner(
         tune.with_resources(train_trial, request["trial_resources"]),
-        param_space=param_space(request["trials"], request["run"]),
+        param_space={"run": request["run"]} if one_by_one else param_space(request["trials"], request["run"]),
         tune_config=tune.TuneConfig(
+            search_alg=FedTrials() if one_by_one else None,
+            num_samples=-1 if one_by_one else 1,  # until the feed ends
             # 2.9 s a trial without it; safe, since every trial seeds everything it draws.
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["trial"]["name"],
@@ -124,9 +133,11 @@ def _fit(request: dict[str, Any]) -> None:
     ).fit()
 
 
-def _end_with_the_command(ray_temp: str) -> None:
-    """Wait for the end of standard input, then leave at once: the journals hold everything."""
-    sys.stdin.read()
+def _end_with_the_command(ray_temp: str, fed: Feed) -> None:
+    """Pass on what comes; at the end of standard input leave at once: the journals hold everything."""
+    for line in sys.stdin:
+        if line.endswith("\n"):  # else the command died within it
+            fed.put(json.loads(line))
     kill_ray()
     shutil.rmtree(ray_temp, ignore_errors=True)
     os._exit(1)

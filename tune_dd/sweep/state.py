@@ -27,11 +27,19 @@ class LiveTrial:
 
 
 class SearchState:
-    """The run's trials and how far each is. Reads again only the files that changed."""
+    """The run's trials and how far each is. Reads again only the files that changed.
 
-    def __init__(self, run: RunFolder, specs: Sequence[TrialSpec], tell: Callable[[str], None]) -> None:
+    Attributes:
+        specs: trial_id -> the trials known so far, in plan order.
+        n_planned: how many there will be.
+    """
+
+    def __init__(
+        self, run: RunFolder, specs: Sequence[TrialSpec], tell: Callable[[str], None], n_planned: int | None = None
+    ) -> None:
         self.run = run
         self.specs = {spec.trial_id: spec for spec in specs}
+        self.n_planned = len(self.specs) if n_planned is None else n_planned
         self.journals: dict[str, journal.Journal] = {}
         self.crashes: dict[str, str] = {}  # trial_id -> reason
         self.live: dict[str, LiveTrial] = {}
@@ -63,6 +71,10 @@ class SearchState:
         self._tell_damaged()
         self._refresh_live()
         return changed
+
+    def add(self, specs: Sequence[TrialSpec]) -> None:
+        """Trials that have become known."""
+        self.specs.update({spec.trial_id: spec for spec in specs})
 
     def verify(self) -> None:
         """Read the weights of every unfinished journal once, so that damage is found before Ray starts."""
@@ -113,6 +125,9 @@ class SearchState:
             live[path.stem] = LiveTrial(host, pid, step, former.changed if same and former else now)
         self.live = live
 
+    def is_finished(self, trial_id: str) -> bool:
+        return trial_id in self.journals and self.journals[trial_id].finished
+
     @property
     def finished(self) -> set[str]:
         return {trial_id for trial_id, found in self.journals.items() if found.finished}
@@ -132,8 +147,10 @@ class SearchState:
 
     @property
     def steps_planned(self) -> int:
-        """Optimizer steps of all trials that are not given up."""
-        return sum(spec.total_steps for i, spec in self.specs.items() if i not in self.crashes)
+        """Optimizer steps of all trials that are not given up; those to come are as long as the known ones."""
+        known = sum(spec.total_steps for i, spec in self.specs.items() if i not in self.crashes)
+        longest = max((spec.total_steps for spec in self.specs.values()), default=0)
+        return known + (self.n_planned - len(self.specs)) * longest
 
     def rows(self) -> list[dict[str, Any]]:
         """The result table: the union of the journals, in plan order."""

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.runs import RAY_TEMP, RAY_TEMP_PREFIX, RunFolder, clear_disposable
 from tune_dd.sweep.state import SearchState
+from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.trial import TrialSpec
 
 _POLL_SECONDS = 0.25
@@ -44,8 +46,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: ``signal`` is None unless one stopped it."""
+    """How a search ended.
 
+    Attributes:
+        specs: its trials, those among them that were suggested as it went.
+        planned: how many it was to have.
+        crashed: trial_id -> reason.
+        signal: what stopped it, or None.
+    """
+
+    specs: tuple[TrialSpec, ...]
+    planned: int
     finished: int
     crashed: dict[str, str]
     signal: int | None
@@ -61,25 +72,28 @@ class SearchOptions:
 
 
 class Supervisor:
-    """One search from its journals to its end."""
+    """One search from its journals to its end. ``suggestions``: where its trials come about as it goes."""
 
     def __init__(
         self,
         run: RunFolder,
         plan: Plan,
-        specs: tuple[TrialSpec, ...],
         context: dict[str, Any],
         state: SearchState,
         progress: Progress,
         options: SearchOptions,
+        suggestions: Suggestions | None = None,
     ) -> None:
-        self.run, self.plan, self.specs = run, plan, specs
-        self.context, self.state, self.progress, self.options = context, state, progress, options
+        self.run, self.plan, self.context = run, plan, context
+        self.state, self.progress, self.options = state, progress, options
+        self.suggestions = suggestions
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._signals: list[int] = []
         self._child: subprocess.Popen[str] | None = None
         self._next_table = 0.0
-        self._sharing = Sharing.of(specs)
+        self._sharing = Sharing.of(state.specs.values())
+        # Unfinished trials that the scheduler was sent; None once it was told that no more will come.
+        self._fed: set[str] | None = None
         self._ray_temp: Path | None = None
 
     def search(self) -> Outcome:
@@ -93,6 +107,7 @@ class Supervisor:
             self.state.verify()
             # Once is enough, unless a journal was found damaged after its trial had been finished.
             for _ in range(_ROUNDS):
+                self._suggest()
                 unfinished = self.state.unfinished
                 if not unfinished or self._signals:
                     break
@@ -111,7 +126,13 @@ class Supervisor:
         self._drop_snapshots()
         if not self.state.unfinished:
             shutil.rmtree(self.run.live, ignore_errors=True)
-        return Outcome(len(self.state.finished), dict(self.state.crashes), self._signals[0] if self._signals else None)
+        return Outcome(
+            specs=tuple(self.state.specs.values()),
+            planned=self.state.n_planned,
+            finished=len(self.state.finished),
+            crashed=dict(self.state.crashes),
+            signal=self._signals[0] if self._signals else None,
+        )
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signals.append(number)
@@ -144,8 +165,10 @@ class Supervisor:
             "experiment": "tune",
             "storage": str(self.run.ray),
             "run": self.context,
-            "trials": self._trials(unfinished),
+            # None: they are sent one after the other.
+            "trials": self._trials(unfinished) if self.suggestions is None else None,
         }
+        self._fed = set()
         # Not a child of the terminal's process group: Ctrl-C reaches this process alone.
         self._child = subprocess.Popen(
             [sys.executable, "-m", "tune_dd.sweep.scheduler"],
@@ -158,16 +181,42 @@ class Supervisor:
         if log is not None:
             log.close()
         threading.Thread(target=self._read_events, args=(self._child,), daemon=True).start()
+        self._send([request])
+
+    def _send(self, lines: Sequence[Any]) -> None:
+        assert self._child is not None
         assert self._child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once: its event or its exit tells
-            self._child.stdin.write(json.dumps(request) + "\n")
+        with contextlib.suppress(BrokenPipeError):  # it died: its event or its exit tells
+            self._child.stdin.write("".join(json.dumps(line) + "\n" for line in lines))
             self._child.stdin.flush()
 
-    def _trials(self, unfinished: list[TrialSpec]) -> list[dict[str, Any]]:
+    def _suggest(self) -> None:
+        if self.suggestions is not None and self.suggestions.more(self.state):
+            self._sharing = Sharing.of(self.state.specs.values())
+
+    def _feed(self) -> bool:
+        """Send the scheduler the trials that it has not got, and word of the end; whether there was something.
+
+        A trial that is unfinished again, its journal having been damaged, is sent again.
+        """
+        if self.suggestions is None or self._fed is None:
+            return False
+        self._suggest()
+        unfinished = self.state.unfinished
+        new = [spec for spec in unfinished if spec.trial_id not in self._fed]
+        lines: list[Any] = self._trials(new)
+        if not unfinished:
+            lines.append(None)
+        self._send(lines)
+        self._fed = {spec.trial_id for spec in unfinished} if unfinished else None
+        return bool(lines)
+
+    def _trials(self, specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
         """What the scheduler is to run, and what each trial shares with others."""
-        kept = kept_weights(self.specs, self.state.journals)
-        steps = {spec.total_steps for spec in self.specs} if kept else set()
-        waiting = {spec.trial_id for spec in unfinished}
+        every = tuple(self.state.specs.values())
+        kept = kept_weights(every, self.state.journals)
+        steps = {spec.total_steps for spec in every} if kept else set()
+        waiting = {spec.trial_id for spec in self.state.unfinished}
         return [
             {
                 "id": spec.trial_id,
@@ -176,7 +225,7 @@ class Supervisor:
                 "save_steps": self._sharing.save_steps(spec.trial_id, waiting),
                 "starts": longer_than(spec, kept, steps) + self._sharing.starts(spec.trial_id),
             }
-            for spec in unfinished
+            for spec in specs
         ]
 
     def _drop_snapshots(self) -> None:
@@ -204,7 +253,7 @@ class Supervisor:
                 self.state.forgive(now - turn)
                 started, last_sign = started + now - turn, last_sign + now - turn
             turn = now
-            if changed or self.state.live:
+            if self._feed() or changed or self.state.live:
                 last_sign = now
             if changed and now >= self._next_table:
                 self.state.write_tables()

@@ -34,7 +34,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["owt", "--wrong"], "unrecognized arguments: --wrong"),
         (["owt", "--scale", "huge"], "--scale"),
         (["owt", "--device", "tpu"], "--device"),
-        (["owt", "--phase", "search"], "--phase search is not in this version"),
+        (["owt", "--device", "cpu", "--phase", "search"], "--phase search needs the law"),
         (["owt", "--device", "cpu", "--phase", "stream"], "give --coefficients RUN"),
         (["owt", "--device", "cpu", "--phase", "stream", "--coefficients", "nowhere.json"], "nowhere.json is missing"),
         (["owt", "--phase", "stream", "--readouts", "1M"], "--readouts has no meaning in --phase stream"),

@@ -10,34 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests_support import TINY_REGIME, coefficients, synthetic_text
+from tests_support import prepare_law
 
 from tune_dd import artifacts
-from tune_dd.corpus import prepare_corpus
-from tune_dd.regime_file import load_regime
 from tune_dd.sweep.__main__ import main
 
 OPTIONS = ["tiny.toml", "--device", "cpu", "--devices", "1", "--phase", "stream"]
-
-
-def prepare(folder: Path) -> None:
-    """The tiny regime, its cache, and coefficients fitted under its tokenizer (law.json) and another (other.json)."""
-    (folder / "text.txt").write_text(synthetic_text(120), encoding="utf-8")
-    (folder / "tiny.toml").write_text(TINY_REGIME, encoding="utf-8")
-    regime = load_regime(folder / "tiny.toml")
-    corpus = prepare_corpus(
-        regime.corpus,
-        vocab_size=300,
-        train_tokens=4000,
-        validation_tokens=1000,
-        min_train_tokens=800,
-        cache_dir=folder / ".cache" / "dropout_decay_tiny",
-        show_progress=False,
-    )
-    law = coefficients(tokenizer_hash=corpus.tokenizer_hash)
-    (folder / "law.json").write_text(json.dumps(law))
-    (folder / "other.json").write_text(json.dumps(coefficients()))
-    (folder / "elsewhere.json").write_text(json.dumps(law | {"regime": "owt"}))
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +26,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("streamed")
-    prepare(folder)
+    prepare_law(folder)
     return folder, run(folder, *OPTIONS, "--coefficients", "law.json", "--seeds", "1,2", "--anchors", "mine=0.2,0.1")
 
 
@@ -150,7 +128,7 @@ def test_a_transfer_is_recorded_and_the_report_says_so(
     from analysis.report import transfers
     from tune_dd.sweep.frozen_law import check_tokenizer, read_laws
 
-    prepare(tmp_path)
+    prepare_law(tmp_path)
     monkeypatch.chdir(tmp_path)
     laws = check_tokenizer(read_laws(["law.json", "other.json"], "tiny", transfer=True), "here", transfer=True)
     assert [law.condition for law in laws] == ["law", "law_interaction"]

@@ -23,7 +23,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from tune_dd import docstrings
+from tune_dd.corpus import docstrings
 from tune_dd.errors import UserError
 
 HELD_OUT = "networkx"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_dd import overlap
-from tune_dd.overlap import N_WORDS, hash_ngrams, overlap_share, read_pieces
+from tune_dd.corpus import overlap
+from tune_dd.corpus.overlap import N_WORDS, hash_ngrams, overlap_share, read_pieces
 from tune_dd.tokenizer import BOS, encode_documents, token_spellings, train_tokenizer
 
 TOKENIZER = train_tokenizer(["a b c d"], 257)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests_support import REPOSITORY
 
-from tune_dd import sources
+from tune_dd.corpus import sources
+from tune_dd.corpus.sources import cut_document, join_articles, read_documents, source_files
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
-from tune_dd.sources import cut_document, join_articles, read_documents, source_files
 
 CORPORA = REPOSITORY.parent / "shared" / "corpora"
 DOCUMENTS = ["One day\na cat.", "Zweiter Käfer 🪲", "third\n\nwith a gap"]

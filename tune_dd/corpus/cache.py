@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tune_dd import artifacts
+from tune_dd.regimes import SCALES
 from tune_dd.tokenizer import token_byte_counts
 
-FORMAT = 1  # of the three files; raise it when what is built from the same sources changes
+FORMAT = 2  # of the three files; raise it when what is built from the same sources changes
 
 LOCK = ".lock"
 BUILDING = ".building-"
@@ -63,6 +64,22 @@ class CacheFiles:
     @property
     def manifest(self) -> Path:
         return self.folder / f"manifest-v{self.vocab_size}.json"
+
+
+def cache_folder(regime: str, scale: str) -> Path:
+    """Where a regime's cache lies by default, relative to the working directory.
+
+    Scales of one vocabulary that differ in how much is encoded need folders of their own.
+    """
+    return Path(".cache", f"dropout_decay_{regime}{'_8m' if scale == 'full-8m' else ''}")
+
+
+def caches(regime: str) -> list[CacheFiles]:
+    """The caches of a regime that lie in their default folders."""
+    folders = dict.fromkeys(cache_folder(regime, scale) for scale in SCALES)
+    found = [path for folder in folders for path in sorted(folder.glob("manifest-v*.json"))]
+    sizes = [(path.parent, path.stem.removeprefix("manifest-v")) for path in found]
+    return [CacheFiles(folder, int(size)) for folder, size in sizes if size.isdecimal()]
 
 
 def file_hash(path: Path) -> str:
@@ -135,8 +152,8 @@ def set_aside(damaged: DamagedCacheError) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the cache folder against other commands, waiting for one that builds; dies with the process.
+def locked(folder: Path, busy: str = "building the corpus") -> Iterator[None]:
+    """Hold a folder against other commands, waiting for one that is ``busy`` there; dies with the process.
 
     In a folder that cannot be written there is nothing to hold: a whole cache there can still be loaded.
     """
@@ -151,7 +168,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.warning("another command is building the corpus in %s: waiting for it", folder)
+            log.warning("another command is %s in %s: waiting for it", busy, folder)
             fcntl.flock(fd, fcntl.LOCK_EX)
         for stale in folder.glob(f"{BUILDING}*"):  # of a builder that was killed: nobody else holds the lock
             shutil.rmtree(stale, ignore_errors=True)

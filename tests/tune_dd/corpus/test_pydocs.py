@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tune_dd import docstrings, pydocs
-from tune_dd.corpus import prepare_corpus
-from tune_dd.docstrings import MIN_CHARACTERS, docstrings_of
+from tune_dd.builtin_regimes import REGIMES
+from tune_dd.corpus import docstrings, prepare_corpus, pydocs
+from tune_dd.corpus.docstrings import MIN_CHARACTERS, docstrings_of
+from tune_dd.corpus.overlap import hash_ngrams
 from tune_dd.errors import UserError
-from tune_dd.overlap import hash_ngrams
-from tune_dd.regimes import REGIMES
 from tune_dd.tokenizer import load_tokenizer
 
 LONG = "Some prose that goes on. " * 12

@@ -19,6 +19,7 @@ from typing import Any, cast
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
 
+RECORD = "SOURCE.json"  # beside a fetched file: where it came from
 MAX_DOCUMENT = 1 << 18  # characters; a thread that encodes a longer one at once takes some hundred megabytes
 MAX_LINE = 1 << 26  # bytes of one line of .jsonl; a longer one is a file of another kind
 CHUNK = 1 << 20  # characters read at once
@@ -46,7 +47,8 @@ def source_files(globs: Iterable[str]) -> list[Path]:
         elif path.exists():
             matches = [path]
         else:
-            matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())  # noqa: PTH207
+            found_paths = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
+            matches = sorted(p for p in found_paths if p.is_file() and p.name != RECORD)
         if not matches:
             what = (
                 "no file matches" if glob.has_magic(pattern) else "no text in" if path.is_dir() else "there is no file"

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from tests_support import REPOSITORY, synthetic_text
 
+from tune_dd.builtin_regimes import REGIMES
 from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
-from tune_dd.corpus_build import split_documents
+from tune_dd.corpus.build import split_documents
 from tune_dd.errors import UserError
-from tune_dd.regimes import REGIMES, CorpusSource
+from tune_dd.regimes import CorpusSource
 from tune_dd.tokenizer import BOS, load_tokenizer
 
 CORPORA = REPOSITORY.parent / "shared" / "corpora"
@@ -113,7 +114,7 @@ def test_caps_cut_each_split_exactly_and_end_the_reading(tmp_path: Path, text: P
 def test_the_files_do_not_depend_on_the_number_of_workers(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, caps: dict[str, int]
 ) -> None:
-    monkeypatch.setattr("tune_dd.corpus_build.BATCH_CHARACTERS", 700)
+    monkeypatch.setattr("tune_dd.corpus.build.BATCH_CHARACTERS", 700)
     caches = []
     for workers in (1, 3):
         folder = tmp_path / f"cache{workers}"
@@ -124,7 +125,7 @@ def test_the_files_do_not_depend_on_the_number_of_workers(
 
 def test_an_unchanged_source_is_not_read_again(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(tmp_path, text)
-    monkeypatch.setattr("tune_dd.corpus.build_files", lambda *args, **kwargs: pytest.fail("built again"))
+    monkeypatch.setattr("tune_dd.corpus.prepare.build_files", lambda *args, **kwargs: pytest.fail("built again"))
     assert prepare(tmp_path, text).corpus_hash == first.corpus_hash
     os.utime(text, (1, 1))  # touched but the same
     assert prepare(tmp_path, text).corpus_hash == first.corpus_hash
@@ -206,6 +207,21 @@ def test_unfit_text_leaves_nothing_behind(tmp_path: Path, content: str, changes:
 def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path, text: Path, capfd: pytest.CaptureFixture[str]) -> None:
     prepare(tmp_path, text, show_progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_scales_that_differ_in_the_training_text_share_tokenizer_and_prefix(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune_dd.corpus.build.SAMPLE_CHARACTERS", 8_000)
+    short, long = (
+        prepare(tmp_path, text, train_tokens=n, validation_tokens=500, cache_dir=tmp_path / str(n))
+        for n in (4_000, 7_000)
+    )
+    assert short.tokenizer_hash == long.tokenizer_hash
+    assert short.corpus_hash != long.corpus_hash
+    assert (short.n_train, long.n_train) == (4_000, 7_000)
+    np.testing.assert_array_equal(short.train, long.train[:4_000])
+    np.testing.assert_array_equal(short.validation, long.validation)
 
 
 def test_neither_torch_nor_ray_is_loaded() -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests_support import synthetic_text
 
 from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
-from tune_dd.corpus_cache import locked, manifest_checksum
+from tune_dd.corpus.cache import locked, manifest_checksum
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
 

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tune_dd import pydocs
-from tune_dd.corpus_build import (
+from tune_dd.corpus import pydocs
+from tune_dd.corpus.bars import progress_bar
+from tune_dd.corpus.build import (
     TRAIN,
     VALIDATION,
     Document,
     build_files,
-    progress_bar,
     split_documents,
     write_manifest,
 )
-from tune_dd.corpus_cache import (
+from tune_dd.corpus.cache import (
     FORMAT,
     CacheFiles,
     DamagedCacheError,
@@ -39,9 +39,11 @@ from tune_dd.corpus_cache import (
     read_manifest,
     set_aside,
 )
+from tune_dd.corpus.fetch import check_record, read_record
+from tune_dd.corpus.sources import read_documents, source_files
+from tune_dd.corpus.wikitext import wikitext_form
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
-from tune_dd.sources import read_documents, source_files
 from tune_dd.tokenizer import check_vocab_size
 
 
@@ -185,10 +187,19 @@ class _Origin:
         return cls(files, [{"path": str(f), "bytes": s.st_size, "mtime_ns": s.st_mtime_ns} for f, s in stats])
 
     def identify(self) -> list[dict[str, Any]]:
-        """The stamp with the SHA-256 of each file: what the manifest records."""
+        """The stamp with the SHA-256 of each file, and the hub's record of it: what the manifest records.
+
+        Raises:
+            UserError: a file cannot be read, or is not the one that the record beside it is of.
+        """
         if not self.files:
             return self.stamp
-        return [entry | {"sha256": _source_hash(file)} for entry, file in zip(self.stamp, self.files, strict=True)]
+        identified = []
+        for entry, file in zip(self.stamp, self.files, strict=True):
+            record, sha256 = read_record(file), _source_hash(file)
+            check_record(file, record, sha256)
+            identified.append(entry | {"sha256": sha256} | ({"hub": record} if record else {}))
+        return identified
 
     def unchanged_since(self, recorded: list[dict[str, Any]]) -> bool:
         """Whether these are the recorded sources: by their stamps, or else by their content."""
@@ -248,12 +259,16 @@ def _build(
     n_workers: int,
     show_progress: bool,
 ) -> Corpus:
+    sources = origin.identify()
+    more: dict[str, Any] = {"settings": settings, "sources": sources}
+    if source.form == "wikitext":
+        more["wikitext_form"] = wikitext_form(read_documents(source, origin.files))
     with build_folder(files) as built:
         documents: Callable[[Callable[[str], bool]], Iterable[Document]]
         if source.kind == "pydocs":
             with progress_bar("Harvesting docstrings", show_progress) as report:
                 harvested = pydocs.harvest(n_workers, report)
-            split_rule = f"validation is the package {pydocs.HELD_OUT}; documents in the order of their hash"
+            more["split_rule"] = f"validation is the package {pydocs.HELD_OUT}; documents in the order of their hash"
 
             def documents(full: Callable[[str], bool]) -> Iterable[Document]:
                 for doc in harvested:
@@ -261,7 +276,7 @@ def _build(
                     if not full(split):
                         yield Document(doc.text, split)
         else:
-            split_rule = (
+            more["split_rule"] = (
                 f"validation if the 64-bit BLAKE2b of a document is below {source.validation_fraction} of its range"
             )
 
@@ -277,7 +292,7 @@ def _build(
                 n_workers=n_workers,
                 report=report,
             )
-        write_manifest(built, content | {"settings": settings, "sources": origin.identify(), "split_rule": split_rule})
+        write_manifest(built, content | more)
         install(built, files)
     return _load(files, read_manifest(files), verify=False)
 

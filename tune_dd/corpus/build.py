@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -24,8 +23,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tune_dd import overlap
-from tune_dd.corpus_cache import FORMAT, CacheFiles, file_hash, manifest_checksum
+from tune_dd.corpus import overlap
+from tune_dd.corpus.bars import Report
+from tune_dd.corpus.cache import FORMAT, CacheFiles, file_hash, manifest_checksum
 from tune_dd.errors import UserError
 from tune_dd.tokenizer import (
     bos_token,
@@ -37,11 +37,10 @@ from tune_dd.tokenizer import (
 )
 
 TRAIN, VALIDATION = "train", "validation"
-SAMPLE_CHARACTERS = 16_000_000  # of training text that the tokenizer learns from, at most
+# Of training text that the tokenizer learns from, at most: twice the tokens of the full scale's train split, so
+# that full and full-8m, which differ in that split, have one tokenizer.
+SAMPLE_CHARACTERS = 10_000_000
 BATCH_CHARACTERS = 200_000  # encoded by one thread at a time
-
-# Called with what is done and what there is in all.
-Report = Callable[[int, int], None]
 
 
 class Document(NamedTuple):
@@ -181,20 +180,6 @@ def write_manifest(files: CacheFiles, content: dict[str, Any]) -> None:
     }
     manifest["checksum"] = manifest_checksum(manifest)
     _write(files.manifest, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
-
-
-@contextlib.contextmanager
-def progress_bar(description: str, show: bool) -> Iterator[Report]:
-    """A bar on standard error, if that is a terminal and ``show``; else a report that says nothing."""
-    if not (show and sys.stderr.isatty()):
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _sample(stream: Iterator[Document], limit: int) -> list[Document]:

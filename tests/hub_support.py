@@ -1,0 +1,155 @@
+"""A Hugging Face hub of a few files, on loopback: as much of its protocol as fetching a dataset's file needs.
+
+    GET  /api/datasets/REPO/revision/REVISION     commit and file names
+    HEAD /datasets/REPO/resolve/REVISION/PATH     hash, size and commit in headers, a redirect to the storage host
+    GET  the same, then the storage host           the bytes, from a ``Range`` on
+
+What it does wrong is set from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Hub:
+    """
+    Attributes:
+        files: (repository, path) -> content.
+        commit: what every branch stands for now; it and those in ``past`` can be asked for by name.
+        refuse: a status and headers with which every question is answered.
+        cut: bytes after which each of the next transfers breaks off.
+        stall: bytes after which every transfer says nothing more until ``release`` is set.
+        ranges: whether a ``Range`` is honoured.
+        lie: a hash to give in place of the true one.
+        requests: method and path, with the ``Range`` that was asked for, of every question so far.
+    """
+
+    files: dict[tuple[str, str], bytes]
+    commit: str = "c" * 40
+    past: set[str] = field(default_factory=set)
+    refuse: tuple[int, dict[str, str]] | None = None
+    cut: list[int] = field(default_factory=list)
+    stall: int | None = None
+    ranges: bool = True
+    lie: str | None = None
+    requests: list[str] = field(default_factory=list)
+    release: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+    def asked(self, kind: str) -> list[str]:
+        return [request for request in self.requests if kind in request]
+
+
+@contextlib.contextmanager
+def serve(hub: Hub) -> Iterator[Hub]:
+    class Handler(_Handler):
+        served = hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.release.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    served: Hub
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        hub, path = self.served, unquote(urlsplit(self.path).path)
+        hub.requests.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
+        if hub.refuse is not None:
+            return self._status(*hub.refuse)
+        head, _, rest = path[1:].partition("datasets/")
+        if head == "api/":
+            repo, _, revision = rest.partition("/revision/")
+            return self._info(repo, revision)
+        if head == "storage/":
+            return self._bytes(rest)
+        repo, _, rest = rest.partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        content = hub.files.get((repo, name))
+        if revision not in (hub.commit, *hub.past):
+            return self._status(404, {"X-Error-Code": "RevisionNotFound"})
+        if content is None:
+            return self._status(404, {"X-Error-Code": "EntryNotFound"})
+        # Another name of this host, so that it is another host to the library.
+        port = urlsplit(hub.url).port
+        return self._status(
+            302,
+            {
+                "Location": f"http://localhost:{port}/storage/datasets/{repo}/{name}",
+                "X-Repo-Commit": revision,
+                "X-Linked-Etag": f'"{hub.lie or hashlib.sha256(content).hexdigest()}"',
+                "X-Linked-Size": str(len(content)),
+                "ETag": '"of the pointer"',
+            },
+        )
+
+    def _info(self, repo: str, revision: str) -> None:
+        names = [name for other, name in self.served.files if other == repo]
+        if not names:
+            return self._status(404, {"X-Error-Code": "RepoNotFound"})
+        known = ("main", "refs/convert/parquet", self.served.commit, *self.served.past)
+        if revision not in known:
+            return self._status(404, {"X-Error-Code": "RevisionNotFound"})
+        commit = revision if revision in self.served.past else self.served.commit
+        body = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in names]}
+        return self._status(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+    def _bytes(self, rest: str) -> None:
+        hub = self.served
+        content = next(content for (repo, name), content in hub.files.items() if rest == f"{repo}/{name}")
+        wanted = self.headers.get("Range")
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and hub.ranges else 0
+        if start >= len(content):
+            return self._status(416, {})
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        part = content[start:]
+        if hub.cut:
+            part = part[: hub.cut.pop(0)]
+        if hub.stall is not None:
+            self.wfile.write(part[: hub.stall])
+            self.wfile.flush()
+            hub.release.wait()
+            return None
+        self.wfile.write(part)
+        return None
+
+    def _status(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)

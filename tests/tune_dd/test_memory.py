@@ -1,0 +1,80 @@
+"""The estimate of a trial's memory against what its buffers and a process really take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from tests_support import REPOSITORY, spec
+
+from tune_dd.fused import FusedStep
+from tune_dd.memory import cpu_trial_bytes, parameter_bytes
+from tune_dd.model import Transformer
+from tune_dd.regimes import ModelSpec, Protocol
+from tune_dd.trial import Stage, TrialSpec
+
+PROTOCOL = Protocol(batch_size=16, context=128, learning_rate=1e-2, warmup_steps=1)
+
+
+def trial(model: str) -> TrialSpec:
+    stages = (Stage(4000, 0.3, (2,)),)
+    return spec(model=ModelSpec.parse(model), vocab_size=1024, protocol=PROTOCOL, stages=stages)
+
+
+def tensor_bytes(values: object) -> int:
+    """Of every tensor in an object, its lists and its parts."""
+    if isinstance(values, torch.Tensor):
+        return values.nbytes
+    if isinstance(values, list):
+        return sum(map(tensor_bytes, values))
+    if isinstance(values, torch.nn.Module) or not hasattr(values, "__dict__"):
+        return 0
+    return sum(map(tensor_bytes, vars(values).values()))
+
+
+@pytest.mark.parametrize("name", ["L2_H2_D64", "L4_H4_D128"])
+def test_the_kept_buffers_are_counted(name: str) -> None:
+    what = trial(name)
+    step = FusedStep(Transformer(what.model, what.vocab_size, what.protocol.context), what.protocol.batch_size)
+    copies = 3 * 3 * 4 * what.n_params
+    estimate = cpu_trial_bytes(what) - parameter_bytes(what) - copies
+    assert estimate == pytest.approx(tensor_bytes(step), rel=0.1)
+
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+import torch
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from tune_dd import journal
+from tune_dd.stream import evaluation_windows
+from tune_dd.training import TrialData, TrialRun
+import safetensors.torch
+from test_memory import trial
+
+torch.set_num_threads(1)
+spec = trial(sys.argv[1])
+tokens = np.random.default_rng(0).integers(0, spec.vocab_size, 8000).astype(np.uint16)
+data = TrialData(tokens, tokens, evaluation_windows(tokens, 128, 128, salt="x"), np.ones(spec.vocab_size, np.int64))
+torch.randn(256, 256) @ torch.randn(256, 256)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run = TrialRun(spec, data, torch.device("cpu"))
+run.advance(2)
+tensors, counters = run.state()
+with TemporaryDirectory() as folder:
+    journal.write_journal(Path(folder), spec, step=2, rows=[], counters=counters, tensors=tensors)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+def test_a_process_takes_what_is_estimated() -> None:
+    name = "L4_H4_D256"
+    path = f"import sys; sys.path[:0] = {[str(REPOSITORY / 'tests'), str(REPOSITORY / 'tests' / 'tune_dd')]!r}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", path + PROGRAM, name], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert int(done.stdout) == pytest.approx(cpu_trial_bytes(trial(name)), rel=0.2)

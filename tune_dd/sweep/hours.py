@@ -1,0 +1,56 @@
+"""How long a search takes on each kind of device, from a step measured here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from tune_dd import device
+from tune_dd.sweep.options import devices_and_threads
+from tune_dd.sweep.plan import Plan, search_hours
+from tune_dd.sweep.progress import format_seconds
+from tune_dd.trial import TrialSpec
+
+
+@dataclass(frozen=True)
+class DeviceHours:
+    """Hours of a search on one kind of device; None where the kind is not on this machine, and ``note`` says why."""
+
+    device: str
+    hours: float | None
+    note: str
+
+    def describe(self) -> str:
+        if self.hours is None:
+            return f"{self.device}: not measured here ({self.note})"
+        return f"{self.device}: about {format_seconds(self.hours * 3600)} from a step measured now, {self.note}"
+
+
+def measure_hours(
+    plan: Plan, specs: tuple[TrialSpec, ...], kinds: Sequence[str], console: Console
+) -> list[DeviceHours]:
+    """One entry per device kind; on another kind than the plan's the search would use all there is of it."""
+    found = []
+    for kind in kinds:
+        if reason := device.why_unusable(kind):
+            found.append(DeviceHours(kind, None, reason.split(":")[0]))
+            continue
+        planned = plan
+        if kind != plan.device:
+            n_devices, n_threads = devices_and_threads(kind, None)
+            planned = replace(plan, device=kind, n_devices=n_devices, n_threads=n_threads)
+        hours = _measure(planned, specs, console)
+        found.append(DeviceHours(kind, hours, f"{planned.n_devices} trial(s) at a time"))
+    return found
+
+
+def _measure(plan: Plan, specs: tuple[TrialSpec, ...], console: Console) -> float:
+    from tune_dd.training import estimate_step_seconds
+
+    torch_device = device.open_device(plan.device, plan.n_threads)
+    last = {spec.model: spec for spec in specs}  # the largest dropout: masks cost too
+    with console.status(f"measuring a step of {', '.join(m.name for m in last)} on {plan.device}"):
+        seconds = {model: estimate_step_seconds(spec, torch_device) for model, spec in last.items()}
+    return search_hours(plan, specs, seconds)
