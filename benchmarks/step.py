@@ -7,7 +7,6 @@ meets all three. FLOPs per token are 6 (12 L D^2 + V D) + 6 L T D, causal attent
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measuring import cores
 from tune_dd.device import open_device, processor_name
 from tune_dd.regimes import ModelSpec, Protocol
 from tune_dd.stream import evaluation_windows
@@ -107,13 +107,13 @@ def measure(case: Case, n_threads: int) -> dict[str, Any]:
     }
 
 
-def run() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    print(f"{processor_name()}, {cores} cores, torch {torch.__version__}; medians")
+def run(*, quick: bool = False) -> dict[str, Any]:
+    n_cores = cores()
+    print(f"{processor_name()}, {n_cores} cores, torch {torch.__version__}; medians")
     print(f"{'shape':28s}{'threads':>8s}{'sgemm GF/s':>12s}{'tokens/s':>10s}{'share':>8s}{'x autograd':>12s}")
     rows = []
-    for n_threads in sorted({1, cores}):
-        for case in CASES:
+    for n_threads in sorted({1, n_cores}):
+        for case in CASES[:1] if quick else CASES:
             row = measure(case, n_threads)
             rows.append(row)
             print(
@@ -121,4 +121,4 @@ def run() -> dict[str, Any]:
                 f"{row['share_of_sgemm']:8.1%}{row['speed_up_over_autograd']:12.2f}",
                 flush=True,
             )
-    return {"processor": processor_name(), "cores": cores, "torch": torch.__version__, "rows": rows}
+    return {"processor": processor_name(), "cores": n_cores, "torch": torch.__version__, "rows": rows}
