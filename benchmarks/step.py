@@ -13,15 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.measuring import cores
+from benchmarks.trials import trial_run
 from tune_dd.device import open_device, processor_name
-from tune_dd.regimes import ModelSpec, Protocol
-from tune_dd.stream import evaluation_windows
-from tune_dd.training import TrialData, TrialRun
-from tune_dd.trial import Stage, TrialSpec
+from tune_dd.regimes import ModelSpec
+from tune_dd.training import TrialRun
 
 GEMM = 1024
 
@@ -48,27 +46,16 @@ CASES = (
 )
 
 
-def trial_run(case: Case, device: torch.device, *, autograd: bool = False) -> TrialRun:
-    """A trial on random tokens at dropout 0.3; with ``autograd`` the path of an accelerator, taken on cpu."""
-    n_steps = 10 * case.repeats
-    tokens = np.random.default_rng(0).integers(0, case.vocab_size, 65_536).astype(np.uint16)
-    spec = TrialSpec(
-        regime="benchmark",
-        scale="pocket",
-        corpus_hash="",
-        tokenizer_hash="",
-        validation_hash="",
+def case_run(case: Case, device: torch.device, *, autograd: bool = False) -> TrialRun:
+    return trial_run(
+        ModelSpec.parse(case.model),
+        device,
         vocab_size=case.vocab_size,
-        model=ModelSpec.parse(case.model),
-        protocol=Protocol(case.batch_size, case.context, learning_rate=1e-3, warmup_steps=0),
-        seed=0,
-        condition="static_0.30",
-        kind="static",
-        stages=(Stage(len(tokens), 0.3, (n_steps,)),),
+        batch_size=case.batch_size,
+        context=case.context,
+        readout_steps=(10 * case.repeats,),
+        autograd=autograd,
     )
-    windows = evaluation_windows(tokens, case.context, case.context, salt="benchmark")
-    data = TrialData(tokens, tokens, windows, np.ones(case.vocab_size, np.int64))
-    return TrialRun(spec, data, device, as_accelerator=autograd)
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -79,7 +66,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def measure(case: Case, n_threads: int) -> dict[str, Any]:
     device = open_device("cpu", n_threads)
-    ours, autograd = trial_run(case, device), trial_run(case, device, autograd=True)
+    ours, autograd = case_run(case, device), case_run(case, device, autograd=True)
     a, b = torch.randn(GEMM, GEMM), torch.randn(GEMM, GEMM)
     product = torch.empty(GEMM, GEMM)
     times: dict[str, list[float]] = {"sgemm": [], "step": [], "autograd": []}
