@@ -30,6 +30,7 @@ from benchmarks.measuring import REPOSITORY, machine, resident_bytes, run_python
 from benchmarks.trials import trial_run
 from search_spaces.space import DataIdentity
 from tune_dd import artifacts, journal
+from tune_dd.corpus import prepare_corpus
 from tune_dd.device import open_device
 from tune_dd.regimes import ModelSpec
 from tune_dd.sweep import plan as planning
@@ -67,6 +68,9 @@ def timed_command(words: tuple[str, ...], folder: Path) -> dict[str, float]:
 
 
 def has_stepped(storage: Path) -> bool:
+    """Whether a trial under the storage has told of a step, or of a read-out already where steps are few."""
+    if any(storage.glob(f"*/*/{artifacts.JOURNALS}/*{journal.SUFFIX}")):
+        return True
     for beat in storage.glob(f"*/*/{artifacts.LIVE}/*.json"):
         with contextlib.suppress(OSError, ValueError):
             if json.loads(beat.read_text())["step"] > 0:
@@ -80,7 +84,7 @@ def searches(words: tuple[str, ...], repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = (*words, "--cache-dir", str(folder / "cache"))
-        run_python("-m", "tune_dd.sweep", *words, "--storage", str(folder / "warm"))  # caches the corpus
+        cache_text(words, folder / "cache")
         for repeat in range(repeats):
             place = folder / str(repeat)
             place.mkdir()
@@ -107,6 +111,20 @@ def searches(words: tuple[str, ...], repeats: int) -> dict[str, Any]:
         "first_step_seconds": found["first_step"],
         "readout_interval_seconds": median(intervals),
     }
+
+
+def cache_text(words: tuple[str, ...], cache: Path) -> None:
+    """Build the corpus that a search of these words finds cached."""
+    args = parse([*words])
+    plan = choose_plan(args, choose_regime(args))
+    prepare_corpus(
+        plan.regime.corpus,
+        vocab_size=plan.scale.vocab_size,
+        train_tokens=plan.scale.train_tokens,
+        validation_tokens=plan.scale.validation_tokens,
+        min_train_tokens=1,
+        cache_dir=cache,
+    )
 
 
 def readout_costs(repeats: int) -> dict[str, Any]:
