@@ -26,8 +26,9 @@ from search_spaces.locked_stream import sampled_tokens
 from search_spaces.schedule_coefficients import Point, ScheduleSpace, StartingLaw
 from search_spaces.space import DataIdentity, Setting
 from tune_dd import artifacts
+from tune_dd.builtin_regimes import POCKET
 from tune_dd.errors import UserError
-from tune_dd.regimes import POCKET, ModelSpec, Protocol
+from tune_dd.regimes import ModelSpec, Protocol
 from tune_dd.sweep.suggestions import sealed
 
 SEEDS = (0, 1, 2)

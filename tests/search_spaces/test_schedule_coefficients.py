@@ -17,9 +17,10 @@ from search_spaces.schedule_coefficients import (
     StartingLaw,
 )
 from search_spaces.space import DataIdentity, Setting
+from tune_dd.builtin_regimes import POCKET
 from tune_dd.errors import UserError
 from tune_dd.laws import LAWS
-from tune_dd.regimes import POCKET, ModelSpec
+from tune_dd.regimes import ModelSpec
 
 # Unclamped the path is .73, .63, .49, .34: the first stage is beyond the clamp.
 FITTED = {"A": 0.3, "B": 0.25, "D": 0.05, "C0": 0.05}

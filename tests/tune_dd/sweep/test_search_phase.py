@@ -18,8 +18,9 @@ from tests_support import coefficients, prepare_law, row, wait_until
 from search_spaces.schedule_coefficients import SAMPLERS, Point, ScheduleSpace, StartingLaw
 from search_spaces.space import DataIdentity, Setting
 from tune_dd import artifacts, journal
+from tune_dd.builtin_regimes import POCKET
 from tune_dd.errors import UserError
-from tune_dd.regimes import POCKET, ModelSpec
+from tune_dd.regimes import ModelSpec
 from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.phases import streamed_static
 from tune_dd.sweep.runs import RunFolder
