@@ -168,8 +168,7 @@ def fit_law(
         law: name in the registry.
         fallback: law to fit instead where the design's rank is short of ``law`` (``first_order``); the
             result names it and says so. By default such a design is refused.
-        n_bootstrap, seed: draws, and what seeds them.
-        targets: what ``make_targets`` gives for this selection, table and seed, if that is done already.
+        n_bootstrap, seed, targets: draws, what seeds them, and what ``make_targets`` gives, if that is done already.
 
     Raises:
         UserError: no interior cell, a rank-deficient design, several regimes, tokenizers or corpora, an
@@ -374,8 +373,7 @@ def inside_calibration(
     By linear programming (is the point a weighted mean of cells?), which also holds where all cells have
     one model size and the hull is flat. Points within 1 % of it in P, U and C count as inside.
     """
-    from scipy.optimize import linprog  # takes longer to import than most analyses need of it
-
+    from scipy.optimize import linprog  # few analyses need it, and it takes long to import
     corners = _log_points([[c["n_params"], c["unique_tokens"], c["sampled_tokens"]] for c in coefficients.cells])
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (n_params, unique_tokens, sampled_tokens)))
     points = _log_points(np.stack([a.ravel() for a in arrays], axis=-1))

@@ -5,68 +5,28 @@
 - ``memory``: peak memory of a process that builds a cache from a source of each size, whole.
 - ``reload``: what a command takes to find the cache unchanged and open it, all hashes compared, for each source.
 - ``batches``: ``sample_batch`` against a training step of the smallest model, which has the shortest steps.
-
-The text is synthetic: made-up words with the frequencies of a natural text (Zipf), no two documents alike.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from benchmarks.measuring import cores, machine, run_python, spread
+from benchmarks.texts import VOCAB_SIZE, build, documents, write_source
 from benchmarks.trials import trial_run
-from tune_dd.corpus import Corpus, prepare_corpus
+from tune_dd.corpus import Corpus
 from tune_dd.device import open_device
-from tune_dd.regimes import CorpusSource, ModelSpec
+from tune_dd.regimes import ModelSpec
 from tune_dd.stream import sample_batch
 from tune_dd.tokenizer import encode_documents, load_tokenizer, map_in_order
 
-VOCAB_SIZE = 512
-SEPARATOR = "\n\n\n"
-N_WORDS, N_SENTENCES, SENTENCES = 20_000, 20_000, 40  # words, sentences to choose from, sentences of a document
 BATCH_DOCUMENTS = 50
 SMALL_MEGABYTES = 8
 WINDOW = (16, 128)  # batch size and context
-
-
-def documents(megabytes: float) -> Iterator[str]:
-    """Documents of some 3.5 kB, in all so many megabytes, the same ones every time."""
-    draw = np.random.default_rng(0)
-    syllables = np.array(["ka", "lo", "mi", "ne", "po", "ru", "sha", "ti", "vu", "zo", "an", "er", "in", "st", "th"])
-    words = np.array(["".join(draw.choice(syllables, draw.integers(1, 5))) for _ in range(N_WORDS)])
-    weight = 1.0 / np.arange(1, N_WORDS + 1)
-    chosen = draw.choice(words, (N_SENTENCES, 16), p=weight / weight.sum())
-    sentences = [" ".join(line).capitalize() + ". " for line in chosen]
-    written, number = 0, 0
-    while written < megabytes * 1e6:
-        text = f"{number} " + "".join(sentences[i] for i in draw.integers(0, N_SENTENCES, SENTENCES))
-        yield text
-        written, number = written + len(text) + len(SEPARATOR), number + 1
-
-
-def write_source(path: Path, megabytes: float) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        for text in documents(megabytes):
-            file.write(text + SEPARATOR)
-
-
-def build(source: Path, cache: Path) -> Corpus:
-    """The corpus of a whole source, however long: built, or loaded where the cache is unchanged."""
-    return prepare_corpus(
-        CorpusSource(globs=(str(source),), separator=SEPARATOR),
-        vocab_size=VOCAB_SIZE,
-        train_tokens=2**40,
-        validation_tokens=2**40,
-        min_train_tokens=1,
-        cache_dir=cache,
-    )
 
 
 def encoding(corpus: Corpus, megabytes: float, repeats: int) -> dict[str, Any]:
@@ -90,7 +50,7 @@ def encoding(corpus: Corpus, megabytes: float, repeats: int) -> dict[str, Any]:
 
 def memory_and_reload(megabytes: float, repeats: int) -> dict[str, Any]:
     """Peak memory of a build from a source of so many megabytes, and seconds of loading its cache again."""
-    code = "import sys; from pathlib import Path; from benchmarks.corpus import build; build(*map(Path, sys.argv[1:]))"
+    code = "import sys; from pathlib import Path; from benchmarks.texts import build; build(*map(Path, sys.argv[1:]))"
     with tempfile.TemporaryDirectory() as name:
         source, cache = Path(name, "source.txt"), Path(name, "cache")
         write_source(source, megabytes)

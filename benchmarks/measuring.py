@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from tune_dd.device import processor_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_POLL_SECONDS = 0.02
 
 
 def cores() -> int:
@@ -30,7 +32,7 @@ def machine() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took: wall seconds, cpu seconds and the peak memory of its largest process, bytes."""
+    """What a command took: wall seconds, cpu seconds, and its peak memory in bytes (0 where the system hides it)."""
 
     seconds: float
     cpu_seconds: float
@@ -38,39 +40,44 @@ class Usage:
     output: str
 
 
-def run_python(*arguments: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> Usage:
+def run_python(*arguments: str, cwd: Path | None = None) -> Usage:
     """Run ``python ARGUMENTS`` to its end, the repository importable.
 
     Raises:
         RuntimeError: it failed; its output is in the message.
     """
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    began = time.perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert child.stdout is not None
-    output = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - began
+    with tempfile.TemporaryFile("w+") as output:
+        began = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        peak, ended = 0, 0
+        while not ended:
+            # While it runs: the maximum that the kernel tells at the end begins with that of the parent.
+            peak = max(peak, memory_bytes("VmHWM", child.pid))
+            time.sleep(_POLL_SECONDS)
+            ended, status, usage = os.wait4(child.pid, os.WNOHANG)
+        seconds = time.perf_counter() - began
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        told = output.read()
     if child.returncode:
-        raise RuntimeError(f"python {' '.join(arguments)} failed:\n{output}")
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, output)
+        raise RuntimeError(f"python {' '.join(arguments)} failed:\n{told}")
+    return Usage(seconds, usage.ru_utime + usage.ru_stime, peak, told)
 
 
-def resident_bytes() -> int:
-    """Memory of this process now; 0 where the system does not say."""
+def memory_bytes(field: str, pid: int | str = "self") -> int:
+    """A process's resident memory now (``VmRSS``) or at most (``VmHWM``); 0 where the system does not say."""
     try:
-        return int(re.findall(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
-    except (OSError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
         return 0
+    return sum(int(kilobytes) * 1024 for kilobytes in re.findall(rf"{field}:\s+(\d+) kB", status))
 
 
 def spread(values: list[float]) -> str:

@@ -26,7 +26,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.analysis import row
-from benchmarks.measuring import REPOSITORY, machine, resident_bytes, run_python, spread
+from benchmarks.measuring import REPOSITORY, machine, memory_bytes, run_python, spread
 from benchmarks.trials import trial_run
 from search_spaces.space import DataIdentity
 from tune_dd import artifacts, journal
@@ -165,7 +165,7 @@ def feed_state(n_trials: int) -> None:
             if number % min(MEMORY_STEP, n_trials) == 0:
                 state.refresh()
                 state.write_tables()
-                resident.append(resident_bytes())
+                resident.append(memory_bytes("VmRSS"))
         assert len(state.finished) == n_trials
     print(json.dumps(resident))
 
