@@ -374,6 +374,7 @@ def inside_calibration(
     one model size and the hull is flat. Points within 1 % of it in P, U and C count as inside.
     """
     from scipy.optimize import linprog  # few analyses need it, and it takes long to import
+
     corners = _log_points([[c["n_params"], c["unique_tokens"], c["sampled_tokens"]] for c in coefficients.cells])
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (n_params, unique_tokens, sampled_tokens)))
     points = _log_points(np.stack([a.ravel() for a in arrays], axis=-1))
