@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.sparse.csgraph import connected_components
 
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
@@ -149,6 +148,8 @@ def decompose(key: Key, seed: ArrayLike, dropout: ArrayLike, loss: ArrayLike) ->
     losses[s, p] = np.asarray(loss, dtype=np.float64)
     dropped: tuple[float, ...] = ()
     if np.isnan(losses).any():
+        from scipy.sparse.csgraph import connected_components
+
         present = ~np.isnan(losses)
         n_parts, part = connected_components(present.T.astype(int) @ present.astype(int), directed=False)
         if n_parts > 1:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linprog
 
 from analysis import robust
 from analysis.curves import coordinate
@@ -159,6 +158,7 @@ def fit_law(
     seed: int = 0,
     p_min: float = P_MIN,
     p_max: float = P_MAX,
+    targets: Targets | None = None,
 ) -> Coefficients:
     """Fit a law to the cells of one regime.
 
@@ -168,14 +168,14 @@ def fit_law(
         law: name in the registry.
         fallback: law to fit instead where the design's rank is short of ``law`` (``first_order``); the
             result names it and says so. By default such a design is refused.
-        n_bootstrap, seed: draws, and what seeds them.
+        n_bootstrap, seed, targets: draws, what seeds them, and what ``make_targets`` gives, if that is done already.
 
     Raises:
         UserError: no interior cell, a rank-deficient design, several regimes, tokenizers or corpora, an
             unknown law, or a table that ``check_table`` refuses.
     """
     form = get_law(law)
-    targets = make_targets(selection, table, seed=seed)
+    targets = targets or make_targets(selection, table, seed=seed)
     notes = []
     try:
         rank, condition = check_rank(targets, form)
@@ -373,6 +373,8 @@ def inside_calibration(
     By linear programming (is the point a weighted mean of cells?), which also holds where all cells have
     one model size and the hull is flat. Points within 1 % of it in P, U and C count as inside.
     """
+    from scipy.optimize import linprog  # few analyses need it, and it takes long to import
+
     corners = _log_points([[c["n_params"], c["unique_tokens"], c["sampled_tokens"]] for c in coefficients.cells])
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (n_params, unique_tokens, sampled_tokens)))
     points = _log_points(np.stack([a.ravel() for a in arrays], axis=-1))

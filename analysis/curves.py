@@ -108,29 +108,31 @@ def minimisers(levels: Array, dropouts: Array, counts: Array, degree: int) -> Ar
     windows = _windows(tuple(dropouts), tuple(counts), degree)
     size = windows[0].size
     starts = np.clip(best - size // 2, 0, len(dropouts) - size)
-    z = np.empty(len(levels))
+    b = np.empty((degree + 1, len(levels)))
     for window in windows:
         chosen = np.flatnonzero(starts == window.start)
-        if not len(chosen):
-            continue
-        b = levels[chosen, window.start : window.start + size] @ window.solver.T
-        z[chosen] = window.centre + window.half * _minimise(b)
-    return z
+        if len(chosen):
+            b[:, chosen] = (levels[chosen, window.start : window.start + size] @ window.solver.T).T
+    centre, half = np.array([(window.centre, window.half) for window in windows]).T
+    return np.asarray(centre[starts] + half[starts] * _minimise(b))
 
 
 def _minimise(b: Array) -> Array:
-    """Minimiser on [-1, 1] of each row of ascending coefficients (B, 3 or 4)."""
+    """Minimiser on [-1, 1] of each column of ascending coefficients (3 or 4, B)."""
     # The stationary point with positive curvature, in the form that does not cancel; for a quadratic it is
     # the vertex. Where there is none the smaller end of the interval is the minimum.
-    cubic = b[:, 3] if b.shape[1] == 4 else np.zeros(len(b))
-    discriminant = b[:, 2] ** 2 - 3 * cubic * b[:, 1]
-    below = b[:, 2] + np.sqrt(np.maximum(discriminant, 0.0))
+    constant, linear, square = b[:3]
+    cubic = b[3] if len(b) == 4 else np.zeros_like(square)
+    discriminant = square**2 - 3 * cubic * linear
+    below = square + np.sqrt(np.maximum(discriminant, 0.0))
     inside = (discriminant > 0) & (below > 0)
     # With b2 < 0 this root loses digits, but then the minimum lies far outside the window's middle.
-    stationary = np.where(inside, -b[:, 1] / np.where(inside, below, 1.0), 1.0)
-    candidates = np.stack([np.clip(stationary, -1.0, 1.0), -np.ones(len(b)), np.ones(len(b))])
-    values = b[:, 0] + candidates * (b[:, 1] + candidates * (b[:, 2] + candidates * cubic))
-    return np.asarray(candidates[values.argmin(axis=0), np.arange(len(b))])
+    stationary = np.where(inside, -linear / np.where(inside, below, 1.0), 1.0)
+    stationary = np.clip(stationary, -1.0, 1.0)
+    best = constant + stationary * (linear + stationary * (square + stationary * cubic))
+    low = constant - (linear - (square - cubic))
+    high = constant + (linear + (square + cubic))
+    return np.asarray(np.where(low < best, np.where(high < low, 1.0, -1.0), np.where(high < best, 1.0, stationary)))
 
 
 def fit_curve(levels: Array, dropouts: Array, counts: Array, degree: int) -> Curve:
@@ -140,7 +142,7 @@ def fit_curve(levels: Array, dropouts: Array, counts: Array, degree: int) -> Cur
     start = int(np.clip(levels.argmin() - size // 2, 0, len(dropouts) - size))
     window = windows[start]
     b = window.solver @ levels[start : start + size]
-    z = window.centre + window.half * _minimise(b[None])[0]
+    z = window.centre + window.half * _minimise(b[:, None])[0]
     low, high = float(dropouts[start]), float(dropouts[start + size - 1])
     optimum = min(max(float(from_coordinate(z)), low), high)
     return Curve(tuple((window.expand @ b).tolist()), low, high, optimum)

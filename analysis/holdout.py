@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis import robust
 from analysis.coefficients import problem_of
@@ -76,18 +77,19 @@ def rivals(
     seed: int = 0,
     p_min: float = P_MIN,
     p_max: float = P_MAX,
+    targets: Targets | None = None,
 ) -> pd.DataFrame:
     """Laws side by side on every hold-out that the table allows.
 
     Returns one row per hold-out and law: holdout (``cell``, ``largest n_params``, ...), law, n_cells held
     out, regret_mean and regret_max (nats), rmse (dropout, over the interior ones), note. Figures are NaN, and
     the note says so, where the remaining cells leave the law undetermined. Within a hold-out the law with the
-    least mean regret comes first.
+    least mean regret comes first. ``targets`` are what ``make_targets`` gives for them, if that is done already.
 
     Raises:
         UserError: as ``make_targets``.
     """
-    targets = make_targets(selection, table, seed=seed)
+    targets = targets or make_targets(selection, table, seed=seed)
     rows = []
     for law in laws:
         predictions = {"cell": _predict_folds(targets, law, p_min, p_max, seed)}
@@ -135,8 +137,7 @@ def _predict_level(
         mask = (~held).astype(np.float64)
         beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng, mask)
         predicted[held] = np.clip(problem.design[held] @ beta, p_min, p_max)
-    frame: pd.DataFrame = _held_out(targets, predicted).loc[held].reset_index(drop=True)
-    return frame
+    return _held_out(targets, predicted, np.flatnonzero(held))
 
 
 def _predict_folds(targets: Targets, law: str, p_min: float, p_max: float, seed: int) -> pd.DataFrame:
@@ -154,7 +155,7 @@ def _predict_folds(targets: Targets, law: str, p_min: float, p_max: float, seed:
         refits = np.full((len(mask), len(whole)), np.nan)
         refits[left], _ = robust.minimise(problem, start, z, side, mask[left])
         predicted = np.clip((problem.design * refits[fold]).sum(axis=1), p_min, p_max)
-    return _held_out(targets, predicted)
+    return _held_out(targets, predicted, np.arange(len(targets)))
 
 
 def _determined(design: Array) -> bool:
@@ -162,18 +163,20 @@ def _determined(design: Array) -> bool:
     return len(design) >= k and design_rank(design)[0] == k
 
 
-def _held_out(targets: Targets, predicted: Array) -> pd.DataFrame:
-    regret = [float(fit.regret(p)) for fit, p in zip(targets.fits, predicted, strict=True)]
+def _held_out(targets: Targets, predicted: Array, held: NDArray[np.int64]) -> pd.DataFrame:
+    """The columns of ``leave_one_cell_out`` for the cells held out, by their numbers."""
+    fits = [targets.fits[i] for i in held]
+    regret = [float(fit.regret(p)) for fit, p in zip(fits, predicted[held], strict=True)]
     return pd.DataFrame(
         {
-            "model": [fit.model for fit in targets.fits],
-            "n_params": [fit.n_params for fit in targets.fits],
-            "unique_tokens": [fit.unique_tokens for fit in targets.fits],
-            "sampled_tokens": [fit.sampled_tokens for fit in targets.fits],
-            "status": [fit.status for fit in targets.fits],
-            "target": targets.dropout,
-            "predicted": predicted,
-            "error": predicted - targets.dropout,
+            "model": [fit.model for fit in fits],
+            "n_params": [fit.n_params for fit in fits],
+            "unique_tokens": [fit.unique_tokens for fit in fits],
+            "sampled_tokens": [fit.sampled_tokens for fit in fits],
+            "status": [fit.status for fit in fits],
+            "target": targets.dropout[held],
+            "predicted": predicted[held],
+            "error": (predicted - targets.dropout)[held],
             "regret": regret,
         }
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from analysis.companions import outcomes, read_predictions, read_trace
 from analysis.tables import Experiment, load_experiment
@@ -155,6 +156,12 @@ def output_folder(experiment: Experiment, paths: Sequence[Path | str], out: Path
 
 def compute(experiment: Experiment, folder: Path, settings: Settings = Settings()) -> Analysis:
     """Every statistic of an experiment; nothing is written."""
+    # The matrices are small: BLAS's threads cost more than they bring, and move last digits with the number of cores.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _compute(experiment, folder, settings)
+
+
+def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analysis:
     from analysis.optimum import cell_fits, selection_table, summarise
 
     table, notes = experiment.table, [*experiment.notes, *transfers(experiment.configs)]
@@ -164,8 +171,7 @@ def compute(experiment: Experiment, folder: Path, settings: Settings = Settings(
     n_bootstrap, seed = settings.bootstrap, settings.seed
     fits = cell_fits(static, margin=settings.margin, n_bootstrap=n_bootstrap, seed=seed) if len(static) else []
     selection = selection_table(fits)
-    coefficients, law_note = fit(selection, static, settings)
-    held_out = held_out_regret(selection, static, coefficients, seed)
+    coefficients, held_out, law_note = fit(selection, static, settings)
     comparison = compare_stream(table, notes, n_bootstrap, seed)
     search = search_result(experiment, notes)
     trace, told = read_trace(experiment.folders)
@@ -223,40 +229,39 @@ def calibration_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return rows[tried >= 2], notes
 
 
-def fit(selection: pd.DataFrame, table: pd.DataFrame, settings: Settings) -> tuple[Coefficients | None, str]:
-    """The law's coefficients, or None and the reason. A law asked for by name must be possible."""
+def fit(
+    selection: pd.DataFrame, table: pd.DataFrame, settings: Settings
+) -> tuple[Coefficients | None, pd.DataFrame | None, str]:
+    """The law's coefficients and every law on every hold-out that the table allows, or twice None and the reason.
+
+    A law asked for by name must be possible.
+    """
     from analysis.coefficients import fit_law
+    from analysis.holdout import rivals
+    from analysis.targets import make_targets
 
     law, draws, seed = settings.law, settings.bootstrap, settings.seed
     if selection.empty:
         if law is not None:
             raise UserError(f"--law {law} needs calibration cells: analyse a calibrate run, or leave --law out")
-        return None, "There are no calibration cells to fit a law to."
+        return None, None, "There are no calibration cells to fit a law to."
     try:
-        fallback = None if law is not None else FALLBACK_LAW
-        fitted = fit_law(selection, table, law=law or DEFAULT_LAW, fallback=fallback, n_bootstrap=draws, seed=seed)
-        return fitted, ""
+        targets = make_targets(selection, table, seed=seed)
+        form, fallback = (DEFAULT_LAW, FALLBACK_LAW) if law is None else (law, None)
+        fitted = fit_law(selection, table, law=form, fallback=fallback, n_bootstrap=draws, seed=seed, targets=targets)
     except UserError as error:
         if law is not None:
             raise
-        return None, f"No law is fitted: {error}."
-
-
-def held_out_regret(
-    selection: pd.DataFrame, table: pd.DataFrame, coefficients: Coefficients | None, seed: int
-) -> pd.DataFrame | None:
-    """Every law on every hold-out that the table allows, or None where no law is fitted."""
-    from analysis.holdout import rivals
-
-    return None if coefficients is None else rivals(selection, table, seed=seed)
+        return None, None, f"No law is fitted: {error}."
+    return fitted, rivals(selection, table, seed=seed, targets=targets), ""
 
 
 def compare_stream(table: pd.DataFrame, notes: list[str], n_bootstrap: int, seed: int) -> pd.DataFrame | None:
     """The comparison of stream conditions; None, with a note why, where the stream does not allow one yet."""
-    from analysis.comparison import compare
-
     if not (table["phase"] == "stream").any():
         return None
+    from analysis.comparison import compare
+
     try:
         return compare(table, n_bootstrap=n_bootstrap, seed=seed)
     except UserError as error:
@@ -368,13 +373,9 @@ def per_seed(analysis: Analysis) -> list[dict[str, Any]]:
     from analysis.exports import plain_records
     from analysis.optimum import SUMMARY_KEYS, SUMMARY_VALUES
 
-    columns = ["seed", *SUMMARY_VALUES]
-    seeds: dict[Any, list[dict[str, Any]]] = {}
-    for key, *values in zip(
-        analysis.experiment.table[SUMMARY_KEYS].itertuples(index=False, name=None),
-        *(analysis.experiment.table[name].tolist() for name in columns),
-        strict=True,
-    ):
-        seeds.setdefault(key, []).append(dict(zip(columns, values, strict=True)))
-    keys = analysis.summary[SUMMARY_KEYS].itertuples(index=False, name=None)
-    return [{**row, "seeds": seeds[key]} for row, key in zip(plain_records(analysis.summary), keys, strict=True)]
+    table, columns = analysis.experiment.table, ["seed", *SUMMARY_VALUES]
+    place = table.groupby(SUMMARY_KEYS, sort=True).ngroup()  # of a row's group among those of the summary
+    seeds: list[list[dict[str, Any]]] = [[] for _ in range(len(analysis.summary))]
+    for group, *values in zip(place.tolist(), *(table[name].tolist() for name in columns), strict=True):
+        seeds[group].append(dict(zip(columns, values, strict=True)))
+    return [{**row, "seeds": own} for row, own in zip(plain_records(analysis.summary), seeds, strict=True)]

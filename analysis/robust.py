@@ -12,6 +12,7 @@ solves the same problem one at a time, and a test holds the two together.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,20 +38,26 @@ class Problem:
     p_min: float
     p_max: float
 
-    def residuals(self, beta: Array, z: Array, side: Sides) -> tuple[Array, Array]:
+    def residuals(self, beta: Array, z: Array, side: Sides | Array) -> tuple[Array, Array]:
         """u and du/draw, both (B, n), for coefficients (B, k), targets and sides (B, n)."""
         raw = beta @ self.design.T
         p = np.clip(raw, self.p_min, self.p_max)
+        u, root, idle = self._misses(p, z, side)
+        gradient = np.where((raw == p) & ~idle, 0.5 / (root * self.width), 0.0)
+        return u, gradient
+
+    def cost(self, beta: Array, z: Array, side: Sides | Array, mask: Array) -> Array:
+        """(B,) soft-L1 regret."""
+        u, _, _ = self._misses(np.clip(beta @ self.design.T, self.p_min, self.p_max), z, side)
+        return np.asarray((mask * 2.0 * (np.sqrt(1.0 + u**2) - 1.0)).sum(axis=1))
+
+    def _misses(self, p: Array, z: Array, side: Sides | Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """u, z(p) and where u counts as 0, since a censored-low cell (-1) asks nothing of a law below its edge."""
         root = np.sqrt(p + SHIFT)
         u = (root - z) / self.width
-        gradient = np.where(raw == p, 0.5 / (root * self.width), 0.0)
-        idle = side * u > 0  # a censored-low cell (-1) asks nothing of a law below its edge
-        return np.where(idle, 0.0, u), np.where(idle, 0.0, gradient)
-
-    def cost(self, beta: Array, z: Array, side: Sides, mask: Array) -> Array:
-        """(B,) soft-L1 regret."""
-        u, _ = self.residuals(beta, z, side)
-        return np.asarray((mask * 2.0 * (np.sqrt(1.0 + u**2) - 1.0)).sum(axis=1))
+        idle = side * u > 0
+        np.copyto(u, 0.0, where=idle)
+        return u, root, idle
 
 
 def minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array) -> tuple[Array, Array]:
@@ -65,10 +72,14 @@ def minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array)
     Returns:
         Coefficients (B, k) and costs (B,).
     """
-    parts = [
-        _minimise(problem, start[i : i + CHUNK], z[i : i + CHUNK], side[i : i + CHUNK], mask[i : i + CHUNK])
-        for i in range(0, len(start), CHUNK)
-    ]
+
+    def part(first: int) -> tuple[Array, Array]:
+        own = slice(first, first + CHUNK)
+        return _minimise(problem, start[own], z[own], side[own], mask[own])
+
+    # Side by side: numpy holds no interpreter lock while it computes on arrays of this size.
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(part, range(0, len(start), CHUNK)))
     return np.concatenate([beta for beta, _ in parts]), np.concatenate([cost for _, cost in parts])
 
 
@@ -84,16 +95,18 @@ def _minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array
     cost = scaled.cost(beta, z, side, mask)
     damping = np.full(len(beta), 1e-3)
     active = np.arange(len(beta))
+    sign: Array = side.astype(np.float64)  # once: it is multiplied at every step
+    own = z, sign, mask  # of the active problems
     for _ in range(MAX_ITERATIONS):
-        u, gradient = scaled.residuals(beta[active], z[active], side[active])
-        weight = mask[active] / np.sqrt(1.0 + u**2)
+        u, gradient = scaled.residuals(beta[active], *own[:2])
+        weight = own[2] / np.sqrt(1.0 + u**2)
         hessian = ((weight * gradient**2) @ outer).reshape(-1, k, k)
         slope = (weight * gradient * u) @ design
         diagonal = np.einsum("bii->bi", hessian)
         ridge = damping[active, None] * diagonal + 1e-10 * (1.0 + diagonal.max(axis=1, keepdims=True))
         step = np.linalg.solve(hessian + ridge[:, :, None] * np.eye(k), slope[:, :, None])[:, :, 0]
         trial = beta[active] - step
-        trial_cost = scaled.cost(trial, z[active], side[active], mask[active])
+        trial_cost = scaled.cost(trial, *own)
         better = trial_cost <= cost[active]
         moved = active[better]
         beta[moved], gain = trial[better], cost[moved] - trial_cost[better]
@@ -102,9 +115,11 @@ def _minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array
         finished = np.zeros(len(active), dtype=bool)
         finished[better] = gain <= TOLERANCE * (cost[moved] + 1e-3)
         finished |= damping[active] > 1e9
-        active = active[~finished]
-        if not len(active):
+        if finished.all():
             break
+        if finished.any():
+            active = active[~finished]
+            own = z[active], sign[active], mask[active]
     return beta / scale, cost
 
 

@@ -123,8 +123,10 @@ def combine(sources: Sequence[Source]) -> Experiment:
 
 
 def to_frame(source: Source) -> pd.DataFrame:
-    frame = pd.DataFrame.from_records(source.rows, columns=list(COLUMNS))
-    frame["validation_hash"] = frame["validation_hash"].astype("object").fillna("")
+    frame = source.table
+    if frame is None:
+        frame = pd.DataFrame.from_records(source.rows, columns=list(COLUMNS))
+        frame["validation_hash"] = frame["validation_hash"].astype("object").fillna("")
     frame = frame.astype({name: DTYPES[kind] for name, kind in COLUMNS.items()})
     frame["place"] = source.places
     return frame

@@ -1,7 +1,8 @@
-"""``python -m benchmarks [NAME ...] [--json FILE]``: run benchmarks by name, all of them by default.
+"""``python -m benchmarks [NAME ...] [--quick] [--json FILE]``: run benchmarks by name, all of them by default.
 
-A benchmark is a module with ``run() -> dict``, which prints its table and returns its figures. Ratios
+A benchmark is a module with ``run(*, quick) -> dict``, which prints its table and returns its figures. Ratios
 within one run are the figures to trust: absolute times depend on the machine and on what else it does.
+docs/performance.md says what each of them measures.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 
 BENCHMARKS = {
     "step": "tokens per second of a training step, and its share of the machine's matrix product",
+    "search": "a whole search against the same trials in a bare loop without Ray; its start, journals, memory, plan",
+    "corpus": "text to tokens on all cores against one; memory of a large source; reload; a batch's share of a step",
+    "analysis": "tables and page of a run of 10,080 trials",
 }
 
 
@@ -27,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which to run (default: all)")
+    parser.add_argument("--quick", action="store_true", help="small and once: to see that it works, not to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in BENCHMARKS]
@@ -35,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     figures: dict[str, Any] = {}
     for name in options.names or BENCHMARKS:
         print(f"== {name}: {BENCHMARKS[name]}", flush=True)
-        figures[name] = importlib.import_module(f"benchmarks.{name}").run()
+        figures[name] = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -7,21 +7,19 @@ meets all three. FLOPs per token are 6 (12 L D^2 + V D) + 6 L T D, causal attent
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.measuring import cores
+from benchmarks.trials import trial_run
 from tune_dd.device import open_device, processor_name
-from tune_dd.regimes import ModelSpec, Protocol
-from tune_dd.stream import evaluation_windows
-from tune_dd.training import TrialData, TrialRun
-from tune_dd.trial import Stage, TrialSpec
+from tune_dd.regimes import ModelSpec
+from tune_dd.training import TrialRun
 
 GEMM = 1024
 
@@ -48,27 +46,16 @@ CASES = (
 )
 
 
-def trial_run(case: Case, device: torch.device, *, autograd: bool = False) -> TrialRun:
-    """A trial on random tokens at dropout 0.3; with ``autograd`` the path of an accelerator, taken on cpu."""
-    n_steps = 10 * case.repeats
-    tokens = np.random.default_rng(0).integers(0, case.vocab_size, 65_536).astype(np.uint16)
-    spec = TrialSpec(
-        regime="benchmark",
-        scale="pocket",
-        corpus_hash="",
-        tokenizer_hash="",
-        validation_hash="",
+def case_run(case: Case, device: torch.device, *, autograd: bool = False) -> TrialRun:
+    return trial_run(
+        ModelSpec.parse(case.model),
+        device,
         vocab_size=case.vocab_size,
-        model=ModelSpec.parse(case.model),
-        protocol=Protocol(case.batch_size, case.context, learning_rate=1e-3, warmup_steps=0),
-        seed=0,
-        condition="static_0.30",
-        kind="static",
-        stages=(Stage(len(tokens), 0.3, (n_steps,)),),
+        batch_size=case.batch_size,
+        context=case.context,
+        readout_steps=(10 * case.repeats,),
+        autograd=autograd,
     )
-    windows = evaluation_windows(tokens, case.context, case.context, salt="benchmark")
-    data = TrialData(tokens, tokens, windows, np.ones(case.vocab_size, np.int64))
-    return TrialRun(spec, data, device, as_accelerator=autograd)
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -79,7 +66,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def measure(case: Case, n_threads: int) -> dict[str, Any]:
     device = open_device("cpu", n_threads)
-    ours, autograd = trial_run(case, device), trial_run(case, device, autograd=True)
+    ours, autograd = case_run(case, device), case_run(case, device, autograd=True)
     a, b = torch.randn(GEMM, GEMM), torch.randn(GEMM, GEMM)
     product = torch.empty(GEMM, GEMM)
     times: dict[str, list[float]] = {"sgemm": [], "step": [], "autograd": []}
@@ -107,13 +94,13 @@ def measure(case: Case, n_threads: int) -> dict[str, Any]:
     }
 
 
-def run() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    print(f"{processor_name()}, {cores} cores, torch {torch.__version__}; medians")
+def run(*, quick: bool = False) -> dict[str, Any]:
+    n_cores = cores()
+    print(f"{processor_name()}, {n_cores} cores, torch {torch.__version__}; medians")
     print(f"{'shape':28s}{'threads':>8s}{'sgemm GF/s':>12s}{'tokens/s':>10s}{'share':>8s}{'x autograd':>12s}")
     rows = []
-    for n_threads in sorted({1, cores}):
-        for case in CASES:
+    for n_threads in sorted({1, n_cores}):
+        for case in CASES[:1] if quick else CASES:
             row = measure(case, n_threads)
             rows.append(row)
             print(
@@ -121,4 +108,4 @@ def run() -> dict[str, Any]:
                 f"{row['share_of_sgemm']:8.1%}{row['speed_up_over_autograd']:12.2f}",
                 flush=True,
             )
-    return {"processor": processor_name(), "cores": cores, "torch": torch.__version__, "rows": rows}
+    return {"processor": processor_name(), "cores": n_cores, "torch": torch.__version__, "rows": rows}
