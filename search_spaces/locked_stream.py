@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from typing import Protocol as Interface
 
 from search_spaces.space import Setting
 from tune_dd.errors import UserError
@@ -87,17 +88,7 @@ class StreamGrid:
         return replace(self, schedules=tuple(merged.values()), seeds=tuple(dict.fromkeys((*self.seeds, *other.seeds))))
 
     def on_scale(self, scale: Scale) -> Scale:
-        return replace(
-            scale,
-            models=self.models,
-            prefixes=self.prefixes,
-            seeds=self.seeds,
-            stream_prefixes=self.prefixes,
-            stream_steps=self.stage_steps,
-            stream_seeds=self.seeds,
-            anchors={},  # what there is of them is among the schedules
-            train_tokens=max(scale.train_tokens, self.prefixes[-1]),
-        )
+        return replace(on_one_stream(self, scale), stream_seeds=self.seeds)
 
     def described(self) -> list[tuple[str, str]]:
         fixed = [schedule for schedule in self.schedules if schedule.kind == "static"]
@@ -139,13 +130,48 @@ class StreamGrid:
         for grid in spaces:
             for seed in grid.seeds:
                 for schedule in grid.schedules:
-                    stages = tuple(
-                        Stage(prefix, dropout, ((number + 1) * grid.stage_steps,))
-                        for number, (prefix, dropout) in enumerate(zip(grid.prefixes, schedule.dropouts, strict=True))
-                    )
+                    stages = stages_of(grid, schedule.dropouts)
                     spec = setting.trial(grid.model, seed, schedule.condition, schedule.kind, stages)
                     specs.setdefault(spec.trial_id, spec)
         return list(specs.values())
+
+
+class OneStream(Interface):
+    """What a space says of its one stream."""
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]: ...
+
+    @property
+    def prefixes(self) -> tuple[int, ...]: ...
+
+    @property
+    def stage_steps(self) -> int: ...
+
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+
+
+def stages_of(space: OneStream, dropouts: Sequence[float]) -> tuple[Stage, ...]:
+    """The stream's stages under a dropout each, read out at their ends."""
+    return tuple(
+        Stage(prefix, dropout, ((number + 1) * space.stage_steps,))
+        for number, (prefix, dropout) in enumerate(zip(space.prefixes, dropouts, strict=True))
+    )
+
+
+def on_one_stream(space: OneStream, scale: Scale) -> Scale:
+    """The scale with the stream's values; what there is of its anchors is among the space's schedules."""
+    return replace(
+        scale,
+        models=space.models,
+        prefixes=space.prefixes,
+        seeds=space.seeds,
+        stream_prefixes=space.prefixes,
+        stream_steps=space.stage_steps,
+        anchors={},
+        train_tokens=max(scale.train_tokens, space.prefixes[-1]),
+    )
 
 
 def sampled_tokens(n_stages: int, stage_steps: int, protocol: Protocol) -> tuple[int, ...]:

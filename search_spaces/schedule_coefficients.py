@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search_spaces.locked_stream import on_one_stream, stages_of
 from search_spaces.space import Setting
 from tune_dd.errors import UserError
 from tune_dd.laws import Array, get_law
 from tune_dd.regimes import MIN_SEARCH_POINTS, ModelSpec, Scale, check_increasing, check_seeds
-from tune_dd.trial import Stage, TrialSpec, short_count
+from tune_dd.trial import TrialSpec, short_count
 
 if TYPE_CHECKING:
     import optuna
@@ -271,10 +272,7 @@ class ScheduleSpace:
 
     def trials_of(self, point: Point, setting: Setting) -> list[TrialSpec]:
         """A point's trials, one per seed."""
-        stages = tuple(
-            Stage(prefix, dropout, ((number + 1) * self.stage_steps,))
-            for number, (prefix, dropout) in enumerate(zip(self.prefixes, point.dropouts, strict=True))
-        )
+        stages = stages_of(self, point.dropouts)
         return [setting.trial(self.model, seed, point.condition, "law", stages) for seed in self.seeds]
 
     def identity(self) -> str:
@@ -295,16 +293,7 @@ class ScheduleSpace:
         return replace(self, points=max(self.points, other.points))
 
     def on_scale(self, scale: Scale) -> Scale:
-        return replace(
-            scale,
-            models=self.models,
-            prefixes=self.prefixes,
-            seeds=self.seeds,
-            stream_prefixes=self.prefixes,
-            stream_steps=self.stage_steps,
-            anchors={},
-            train_tokens=max(scale.train_tokens, self.prefixes[-1]),
-        )
+        return on_one_stream(self, scale)
 
     def described(self) -> list[tuple[str, str]]:
         ranges = ", ".join(f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in self.bounds().items())
