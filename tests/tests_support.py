@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from search_spaces.schedule_coefficients import ScheduleSpace
 from tune_dd import artifacts
 from tune_dd.regimes import ModelSpec, Protocol
 from tune_dd.trial import Stage, TrialSpec
@@ -49,6 +50,12 @@ def synthetic_text(n_documents: int, seed: int = 0) -> str:
         sentences = [" ".join(draw.choices(words, k=draw.randint(4, 9))).capitalize() + "." for _ in range(6)]
         documents.append(f"{number} " + " ".join(sentences))
     return "\n\n".join(documents)
+
+
+def search_space(**fields: Any) -> ScheduleSpace:
+    """A search by TPE over the ends of a law's path; the stream, its seeds, the law and ``points`` are given."""
+    default = {"space": "ends", "static": 0.2, "static_source": "as given", "sampler": "tpe"}
+    return ScheduleSpace(**default | {"objective": "final", "search_seed": 0, "batch": 1} | fields).begun()
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:

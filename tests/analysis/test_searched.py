@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from tests_support import REPOSITORY
+from tests_support import REPOSITORY, search_space
 
 from analysis.companions import SUGGESTIONS
 from analysis.drawing import render
@@ -53,16 +53,9 @@ def make_space(**changes: object) -> ScheduleSpace:
         "stage_steps": 64,
         "seeds": SEEDS,
         "law": LAW,
-        "space": "ends",
-        "static": 0.2,
-        "static_source": "as given",
-        "sampler": "tpe",
-        "objective": "final",
-        "search_seed": 0,
         "points": 20,
-        "batch": 1,
     }
-    return ScheduleSpace(**fields | changes).begun()
+    return search_space(**fields | changes)
 
 
 def losses_of(point: Point, seed: int) -> list[float]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from tests_support import search_space
 
 from search_spaces.schedule_coefficients import (
     FIRST,
@@ -38,16 +39,9 @@ def make(**changes: object) -> ScheduleSpace:
         "stage_steps": 32,
         "seeds": (0, 1),
         "law": LAW,
-        "space": "ends",
-        "static": 0.2,
-        "static_source": "as given",
-        "sampler": "tpe",
-        "objective": "final",
-        "search_seed": 0,
         "points": 20,
-        "batch": 1,
     }
-    return ScheduleSpace(**fields | changes).begun()
+    return search_space(**fields | changes)
 
 
 def bowl(point: Point) -> float:

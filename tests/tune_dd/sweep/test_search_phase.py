@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from faults_support import kill, rows_of, start
 from faults_support import run as run_with
-from tests_support import coefficients, prepare_law, row, wait_until
+from tests_support import coefficients, prepare_law, row, search_space, wait_until
 
 from search_spaces.schedule_coefficients import SAMPLERS, Point, ScheduleSpace, StartingLaw
 from search_spaces.space import DataIdentity, Setting
@@ -40,16 +40,9 @@ def make_space(**changes: Any) -> ScheduleSpace:
         "stage_steps": 10,
         "seeds": SEEDS,
         "law": LAW,
-        "space": "ends",
-        "static": 0.2,
-        "static_source": "as given",
-        "sampler": "tpe",
-        "objective": "final",
-        "search_seed": 0,
         "points": 14,
-        "batch": 1,
     }
-    return ScheduleSpace(**fields | changes).begun()
+    return search_space(**fields | changes)
 
 
 def finish(run: RunFolder, spec: TrialSpec) -> None:
