@@ -16,31 +16,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from search_spaces.locked_stream import on_one_stream, stages_of
-from search_spaces.space import Setting
+from search_spaces.samplers import SAMPLERS, sample
+from search_spaces.space import Following, Outcome, Setting
 from tune_dd.errors import UserError
 from tune_dd.laws import Array, get_law
 from tune_dd.regimes import MIN_SEARCH_POINTS, ModelSpec, Scale, check_increasing, check_seeds
 from tune_dd.trial import TrialSpec, short_count
 
-if TYPE_CHECKING:
-    import optuna
-
 ENDS, COEFFICIENTS = "ends", "coefficients"
 SPACES = (ENDS, COEFFICIENTS)
-SAMPLERS = ("tpe", "gp")
 OBJECTIVES = ("final", "trajectory")
 FITTED, STATIC, SAMPLED = "fitted", "static", "sampled"  # a point's role
 FIRST, LAST = "p_first", "p_last"  # the parameters of ``ends``
-# Points suggested at random before the sampler builds on them, the two known ones among them: Optuna's default.
-STARTUP_POINTS = 10
 # A path whose ends differ by less has no shape that could be stretched to other ends (dropout).
 _LEAST_RISE = 0.01
 # ``coefficients``: beyond the stretch from the fitted value to that of a fixed dropout (0; its rate for the
@@ -245,6 +239,18 @@ class ScheduleSpace:
         """The first point of a point's batch: those before it are what the point is suggested from."""
         return index // self.batch * self.batch
 
+    def needed(self, n_points: int) -> int | None:
+        return None if n_points >= self.points else self.first_of_batch(n_points)
+
+    def following(self, n_points: int, earlier: Sequence[tuple[Point, Outcome]]) -> Following:
+        """The rest of the batch that begins with the first point not among ``earlier``."""
+        values = [
+            (point, None if trials is None else self.value([[row["val_loss"] for row in rows] for rows in trials]))
+            for point, trials in earlier
+        ]
+        end = min(self.first_of_batch(n_points) + self.batch, self.points)
+        return Following([self.suggest(index, values) for index in range(n_points, end)], {})
+
     def suggest(self, index: int, earlier: Sequence[tuple[Point, float | None]]) -> Point:
         """The point of that index.
 
@@ -256,7 +262,8 @@ class ScheduleSpace:
             raise ValueError(f"point {index} is suggested from all points before its batch and no other")
         if index < len(self.known):
             return self.known[index]
-        params = sample(self.bounds(), earlier, self.sampler, self.search_seed, index)
+        known = [(point.params, value) for point, value in earlier]
+        params = sample(self.bounds(), known, self.sampler, self.search_seed, index)
         chosen = self.law.stretched(params[FIRST], params[LAST]) if self.space == ENDS else dict(params)
         return Point(index, SAMPLED, params, chosen, self.law.path(chosen))
 
@@ -274,6 +281,21 @@ class ScheduleSpace:
         """A point's trials, one per seed."""
         stages = stages_of(self, point.dropouts)
         return [setting.trial(self.model, seed, point.condition, "law", stages) for seed in self.seeds]
+
+    def read_point(self, data: dict[str, Any]) -> Point:
+        return Point.from_dict(data)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "space": self.space,
+            "law": self.law.name,
+            "sampler": self.sampler,
+            "objective": self.objective,
+            "search_seed": self.search_seed,
+            "seeds": list(self.seeds),
+            "batch": self.batch,
+            "bounds": {name: list(ends) for name, ends in self.bounds().items()},
+        }
 
     def identity(self) -> str:
         """Content hash of all that decides a suggestion beside what was measured, 16 hex digits."""
@@ -338,49 +360,3 @@ class ScheduleSpace:
     def trials(cls, spaces: Sequence[ScheduleSpace], setting: Setting) -> list[TrialSpec]:
         """The trials that are known beforehand: those of the fitted law and of the fixed dropout."""
         return [spec for point in spaces[-1].known for spec in spaces[-1].trials_of(point, setting)]
-
-
-def sample(
-    bounds: Mapping[str, tuple[float, float]],
-    earlier: Sequence[tuple[Point, float | None]],
-    sampler: str,
-    seed: int,
-    index: int,
-) -> dict[str, float]:
-    """Parameters of the next point: a fresh sampler on a fresh study of the earlier points, nothing remembered."""
-    import optuna  # takes half a second, which other phases need not spend
-
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.FloatDistribution(low, high) for name, (low, high) in bounds.items()
-    }
-    complete, failed = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            study = optuna.create_study(direction="minimize", sampler=_make_sampler(sampler, seed, index))
-            study.add_trials(
-                optuna.trial.create_trial(
-                    state=failed if value is None else complete,
-                    value=value,
-                    params=dict(point.params),
-                    distributions=distributions,
-                )
-                for point, value in earlier
-            )
-            params = study.ask(fixed_distributions=distributions).params
-    finally:
-        optuna.logging.set_verbosity(level)
-    return {name: float(params[name]) for name in bounds}
-
-
-def _make_sampler(name: str, seed: int, index: int) -> optuna.samplers.BaseSampler:
-    """A sampler whose random numbers belong to this one point."""
-    import optuna
-
-    digest = hashlib.sha256(f"search {seed} point {index}".encode()).digest()
-    own = int.from_bytes(digest[:4], "little")
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=own, n_startup_trials=STARTUP_POINTS, warn_independent_sampling=False)
-    return optuna.samplers.TPESampler(seed=own, n_startup_trials=STARTUP_POINTS, warn_independent_sampling=False)

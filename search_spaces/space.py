@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from tune_dd.regimes import ModelSpec, Scale
 from tune_dd.trial import Stage, TrialSpec
@@ -87,4 +87,60 @@ class Space(Protocol):
     @classmethod
     def trials(cls, spaces: Sequence[Any], setting: Setting) -> list[TrialSpec]:
         """The trials of a space and of those that extend it that are known beforehand, in the order they are run."""
+        ...
+
+
+# Of a point whose trials have ended: the rows of each, or None where one crashed.
+Outcome = Sequence[Sequence[Mapping[str, Any]]] | None
+
+
+class Following(NamedTuple):
+    """What is to be tried next.
+
+    Attributes:
+        points: in order; none where the search is over.
+        told: what else follows from what was measured, for suggestions.json.
+    """
+
+    points: Sequence[Any]
+    told: Mapping[str, Any]
+
+
+class SuggestingSpace(Space, Protocol):
+    """A space whose trials are chosen as the search goes, as *points* of one trial or more, batch after batch.
+
+    A batch is a pure function of what the points before it came to.
+    """
+
+    @property
+    def known(self) -> tuple[Any, ...]:
+        """The points known beforehand, the first ones."""
+        ...
+
+    @property
+    def points(self) -> int:
+        """Points at most."""
+        ...
+
+    def needed(self, n_points: int) -> int | None:
+        """How many of the first points must have ended before those after ``n_points`` can be chosen; None where
+        there are no more."""
+        ...
+
+    def following(self, n_points: int, earlier: Sequence[tuple[Any, Outcome]]) -> Following:
+        """The batch after the first ``n_points``, from the points that it needs, in order."""
+        ...
+
+    def trials_of(self, point: Any, setting: Setting) -> list[TrialSpec]: ...
+
+    def read_point(self, data: dict[str, Any]) -> Any:
+        """The point of its ``to_dict``. Raises KeyError or TypeError for what is none."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What suggestions.json says of the space, for whoever reads it."""
+        ...
+
+    def identity(self) -> str:
+        """Content hash of all that decides a suggestion beside what was measured, 16 hex digits."""
         ...

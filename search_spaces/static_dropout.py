@@ -12,7 +12,7 @@ from search_spaces.space import DataIdentity, Setting
 from tune_dd.regimes import ModelSpec, Scale, check_dropouts, check_increasing
 from tune_dd.trial import Stage, TrialSpec, format_dropout, short_count, static_condition
 
-__all__ = ["DataIdentity", "StaticGrid", "param_space", "readout_steps", "trials"]
+__all__ = ["DataIdentity", "StaticGrid", "param_space", "readout_steps", "static_trial", "trials"]
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,22 @@ def trials(
             if not new:
                 continue
             done.update(new)
-            specs.append(
-                setting.trial(model, seed, static_condition(dropout), "static", (Stage(prefix, dropout, new),))
-            )
+            specs.append(_trial(setting, model, prefix, dropout, seed, new))
     return specs
+
+
+def static_trial(
+    setting: Setting, model: ModelSpec, prefix: int, dropout: float, seed: int, readouts: Sequence[int]
+) -> TrialSpec:
+    """The trial of a grid that nothing extends, ``readouts`` in tokens."""
+    steps = readout_steps(readouts, setting.scale.protocol.tokens_per_step)
+    return _trial(setting, model, prefix, dropout, seed, steps)
+
+
+def _trial(
+    setting: Setting, model: ModelSpec, prefix: int, dropout: float, seed: int, steps: tuple[int, ...]
+) -> TrialSpec:
+    return setting.trial(model, seed, static_condition(dropout), "static", (Stage(prefix, dropout, steps),))
 
 
 def param_space(unfinished: Sequence[dict[str, Any]], run: dict[str, Any]) -> dict[str, Any]:

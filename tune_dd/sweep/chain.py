@@ -25,14 +25,24 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec
 from tune_dd.sweep.manage import is_finished
 from tune_dd.sweep.options import CHAINED, NEWEST, choose_regime, parse, repeated, scale_name
-from tune_dd.sweep.phases import DECISION, SUGGESTING
+from tune_dd.sweep.phases import ADAPTIVE_OPTIONS, DECISION, SUGGESTING
 from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder, shown_path
 
 CHAIN = "chain.json"
 LAW_FOLDER = "law"
 GATES = ("screen", "confirm")
 CRASHED = 3  # the exit code of a phase with crashed trials
-SHAPES = ("prefixes", "readouts", "dropouts", "seeds", "stage_steps", "coefficients", "from_run", *SUGGESTING)
+SHAPES = (
+    "prefixes",
+    "readouts",
+    "dropouts",
+    "seeds",
+    "stage_steps",
+    "coefficients",
+    "from_run",
+    *SUGGESTING,
+    *ADAPTIVE_OPTIONS,
+)
 
 # (command line of one phase, told of the run's folder before it trains) -> exit code
 RunPhase = Callable[[list[str], Callable[[RunFolder], None]], int]

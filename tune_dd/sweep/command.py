@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity
 from tune_dd import device, journal
@@ -26,6 +27,7 @@ from tune_dd.regimes import SCALES, VALIDATION_SALT, Regime, Scale
 from tune_dd.stream import evaluation_windows
 from tune_dd.sweep import plan as planning
 from tune_dd.sweep.chain import list_chains, run_chain
+from tune_dd.sweep.estimates import estimate_cells
 from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
 from tune_dd.sweep.hours import measure_hours
 from tune_dd.sweep.manage import clean_runs, is_finished, list_runs
@@ -258,10 +260,11 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
     hang_seconds = args.hang_timeout or float(stored.get("hang_timeout", _HANG_SECONDS))
     options = SearchOptions(args.address, hang_seconds, args.verbose)
     progress = Progress(console, plan.scale.protocol.tokens_per_step, resume_command(search.run))
-    suggestions = None
-    if isinstance(plan.grids[-1], ScheduleSpace):
-        setting = plan.setting(planning.identity(search.config))
-        suggestions = Suggestions(search.run, plan.grids[-1], setting, progress.say)
+    suggestions, space = None, plan.grids[-1]
+    if isinstance(space, AdaptiveGrid):
+        space = space.with_estimate(estimate_cells)
+    if isinstance(space, AdaptiveGrid | ScheduleSpace):
+        suggestions = Suggestions(search.run, space, plan.setting(planning.identity(search.config)), progress.say)
     specs = search.specs if suggestions is None else suggestions.specs
     state = SearchState(search.run, specs, progress.say, plan.n_trials(search.specs))
     state.refresh()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.companions import PREDICTIONS
+from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.locked_stream import StreamGrid
 from search_spaces.space import Space
 from search_spaces.static_dropout import StaticGrid, readout_steps
@@ -125,6 +126,8 @@ def write_predictions(
     way its contrasts will go. The report sets it beside what came out. Of a search for other schedules the law
     says nothing.
     """
+    if isinstance(space, AdaptiveGrid):
+        space = space.grid
     if not isinstance(space, StreamGrid | StaticGrid):
         return
     entries = [

@@ -15,6 +15,7 @@ from tune_dd import artifacts, journal
 from tune_dd.errors import UserError
 from tune_dd.sweep.progress import format_seconds
 from tune_dd.sweep.runs import RunFolder, find_runs, hold, is_held, shown_path
+from tune_dd.sweep.suggestions import planned_trials
 
 
 def finished_trials(run: RunFolder) -> int:
@@ -31,7 +32,7 @@ def finished_trials(run: RunFolder) -> int:
 def is_finished(run: RunFolder) -> bool:
     """Whether nothing is left to train or to report; a run whose config cannot be read is not finished."""
     try:
-        return finished_trials(run) >= int(run.config()["n_trials"]) and (run.path / artifacts.REPORT).exists()
+        return finished_trials(run) >= planned_trials(run, run.config()) and (run.path / artifacts.REPORT).exists()
     except UserError:
         return False
 
@@ -52,7 +53,7 @@ def list_runs(storage: Path, console: Console) -> None:
         except UserError as damage:
             table.add_row(shown_path(run.path), "", "", "", "", f"{size / 1e6:.1f} MB", "", str(damage).split(":")[0])
             continue
-        planned = int(config["n_trials"])
+        planned = planned_trials(run, config)
         age = (now - datetime.datetime.fromisoformat(config["created"])).total_seconds()
         state = "finished" if done >= planned else "resumable"
         if state == "resumable" and is_held(run):

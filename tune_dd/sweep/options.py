@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from search_spaces.schedule_coefficients import OBJECTIVES, SAMPLERS, SPACES
+from search_spaces.adaptive_grid import BUDGET, TARGET_WIDTH
+from search_spaces.samplers import SAMPLERS
+from search_spaces.schedule_coefficients import OBJECTIVES, SPACES
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
@@ -71,6 +73,22 @@ def build_parser() -> argparse.ArgumentParser:
         dest="from_run",
         metavar="RUN",
         help="confirm: the screen run whose model is meant; search: a stream run that knows the best fixed dropout",
+    )
+    adaptive = parser.add_argument_group("an answer for fewer tokens (--phase calibrate and confirm)")
+    adaptive.add_argument(
+        "--adaptive",
+        action="store_const",
+        const=True,
+        help="instead of the whole grid: coarse dropouts on one seed, then dropouts and seeds where they decide",
+    )
+    adaptive.add_argument(
+        "--target-width",
+        type=float,
+        metavar="P",
+        help=f"a cell is decided once the 95 %% interval of its optimum is no wider (default: {TARGET_WIDTH})",
+    )
+    adaptive.add_argument(
+        "--budget", type=float, metavar="SHARE", help=f"of the full grid's trials, at most (default: {BUDGET})"
     )
     stream = parser.add_argument_group("the stream")
     stream.add_argument(

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.locked_stream import StreamGrid, make_schedules, sampled_tokens
 from search_spaces.model_screen import confirm_grid, screen_grid
-from search_spaces.schedule_coefficients import ENDS, OBJECTIVES, SAMPLERS, ScheduleSpace, StartingLaw
+from search_spaces.samplers import SAMPLERS
+from search_spaces.schedule_coefficients import ENDS, OBJECTIVES, ScheduleSpace, StartingLaw
 from search_spaces.space import Space
 from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts
@@ -25,6 +27,7 @@ from tune_dd.trial import format_dropout
 
 DECISION = "decision.json"
 GRID_OPTIONS = ("models", "prefixes", "readouts", "dropouts", "seeds")
+ADAPTIVE_OPTIONS = ("adaptive", "target_width", "budget")
 STREAM_OPTIONS = ("models", "prefixes", "stage_steps", "dropouts", "seeds", "anchors")
 SUGGESTING = ("points", "space", "objective", "sampler", "search_seed", "static")
 SEARCH_OPTIONS = ("models", "prefixes", "stage_steps", "seeds", "from_run", *SUGGESTING)
@@ -47,11 +50,11 @@ class Phase:
     change: Callable[[Any, argparse.Namespace], Space]
 
 
-def _choose_grid(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> StaticGrid:
+def _choose_grid(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> Space:
     grid = StaticGrid.of_scale(scale)
     if args.quick:
         grid = replace(grid, models=scale.models, dropouts=QUICK_DROPOUTS, seeds=QUICK_SEEDS)
-    return _change_grid(grid, args)
+    return _adapted(_change_grid(grid, args), args)
 
 
 def _change_grid(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
@@ -66,15 +69,38 @@ def _change_grid(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
     return replace(grid, **{name: values for name, values in chosen.items() if values is not None})
 
 
+def _adapted(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid | AdaptiveGrid:
+    """The grid, or with --adaptive what of it is trained as it goes."""
+    if args.adaptive:
+        return _change_adaptive(AdaptiveGrid(grid), args)
+    for name in ADAPTIVE_OPTIONS:
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is about --adaptive: give that too, or leave it out")
+    return grid
+
+
+def _change_adaptive(space: AdaptiveGrid, args: argparse.Namespace) -> AdaptiveGrid:
+    chosen = {name: getattr(args, name) for name in ("target_width", "budget") if getattr(args, name) is not None}
+    return replace(space, grid=_change_grid(space.grid, args), **chosen)
+
+
+def _change_either(space: StaticGrid | AdaptiveGrid, args: argparse.Namespace) -> StaticGrid | AdaptiveGrid:
+    if isinstance(space, AdaptiveGrid):
+        return _change_adaptive(space, args)
+    if args.extend and args.adaptive:
+        raise UserError("--adaptive: a run is adaptive from its beginning; start a new run for it")
+    return _adapted(_change_grid(space, args), args)
+
+
 def _choose_screen(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> StaticGrid:
     return _change_grid(screen_grid(scale), args)
 
 
-def _choose_confirm(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> StaticGrid:
+def _choose_confirm(args: argparse.Namespace, scale: Scale, laws: Sequence[FrozenLaw], n_devices: int) -> Space:
     models = read_models(args.models) or ((screened_model(Path(args.from_run)),) if args.from_run else ())
     if len(models) != 1 or (args.models and args.from_run):
         raise UserError("--phase confirm needs one model: give --from RUN, a finished screen run, or --models")
-    return _change_grid(confirm_grid(scale, models[0]), args)
+    return _adapted(_change_grid(confirm_grid(scale, models[0]), args), args)
 
 
 def screened_model(run: Path) -> ModelSpec:
@@ -263,8 +289,15 @@ def _change_search(space: ScheduleSpace, args: argparse.Namespace) -> ScheduleSp
 
 PHASES: dict[str, Phase] = {
     "screen": Phase("model sizes on a coarse grid, one seed", GRID_OPTIONS, _choose_screen, _change_grid),
-    "confirm": Phase("one model on the full grid", (*GRID_OPTIONS, "from_run"), _choose_confirm, _change_grid),
-    "calibrate": Phase("the static-dropout grid (default)", GRID_OPTIONS, _choose_grid, _change_grid),
+    "confirm": Phase(
+        "one model on the full grid",
+        (*GRID_OPTIONS, *ADAPTIVE_OPTIONS, "from_run"),
+        _choose_confirm,
+        _change_either,
+    ),
+    "calibrate": Phase(
+        "the static-dropout grid (default)", (*GRID_OPTIONS, *ADAPTIVE_OPTIONS), _choose_grid, _change_either
+    ),
     "stream": Phase("the law against fixed dropouts, on one stream", STREAM_OPTIONS, _choose_stream, _change_stream),
     "search": Phase(
         "an Optuna search for the best schedule of the law's form, on one stream",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tune_dd
+from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.locked_stream import StreamGrid
 from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity, Setting, Space
@@ -47,6 +48,11 @@ SPACES: dict[str, type[Space]] = {
 }
 
 
+def read_space(phase: str, data: dict[str, Any]) -> Space:
+    """The space of its ``to_dict``."""
+    return (AdaptiveGrid if "target_width" in data else SPACES[phase]).from_dict(data)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A search as it will be run. ``grids``: the spaces searched, more than one once a run was extended."""
@@ -65,7 +71,7 @@ class Plan:
 
     def trials(self, data: DataIdentity) -> tuple[TrialSpec, ...]:
         """All trials that are known beforehand, in the order they are run."""
-        return tuple(SPACES[self.phase].trials(self.grids, self.setting(data)))
+        return tuple(type(self.grids[-1]).trials(self.grids, self.setting(data)))
 
     def n_trials(self, specs: tuple[TrialSpec, ...]) -> int:
         """How many trials there will be, those among them that are suggested as the search goes."""
@@ -150,7 +156,7 @@ def from_config(config: dict[str, Any], where: Path) -> tuple[Plan, tuple[TrialS
             phase=config["phase"],
             scale_name=config["scale_name"],
             scale=scale,
-            grids=tuple(SPACES[config["phase"]].from_dict(grid) for grid in config["grids"]),
+            grids=tuple(read_space(config["phase"], grid) for grid in config["grids"]),
             device=config["device"]["name"],
             n_devices=config["device"]["n_devices"],
             n_threads=config["device"]["n_threads"],

@@ -7,12 +7,11 @@ is later taken up again. Lost, the file is made again from the journals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from analysis.companions import SUGGESTIONS
-from search_spaces.schedule_coefficients import Point, ScheduleSpace
-from search_spaces.space import Setting
+from search_spaces.space import Outcome, Setting, SuggestingSpace
 from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.journal import SUFFIX, set_aside
@@ -26,13 +25,18 @@ class Suggestions:
 
     Attributes:
         points: those suggested so far, in order.
+        told: what else followed from what was measured.
+        n_trials: how many trials there are in all; None while more may follow.
     """
 
-    def __init__(self, run: RunFolder, space: ScheduleSpace, setting: Setting, tell: Callable[[str], None]) -> None:
+    def __init__(self, run: RunFolder, space: SuggestingSpace, setting: Setting, tell: Callable[[str], None]) -> None:
         self.space = space
         self._path, self._journals, self._setting = run.path / SUGGESTIONS, run.journals, setting
         self._trial_ids: dict[int, list[str]] = {}
+        self.told: Mapping[str, Any] = {}
         self.points = self._read(tell)
+        self.n_trials: int | None = None
+        self._written: dict[str, Any] | None = None
 
     @property
     def specs(self) -> tuple[TrialSpec, ...]:
@@ -55,36 +59,44 @@ class Suggestions:
             if len(self.points) == known:
                 break
             state.refresh()  # where suggestions were lost their journals are there already
-        if len(self.points) > before or not self._path.exists():
-            self._write()
+        if self.n_trials is not None:
+            state.n_planned = self.n_trials
+        self._write()
         return len(self.points) > before
 
     def _suggest_batch(self, state: SearchState) -> None:
         index = len(self.points)
-        first = self.space.first_of_batch(index)
-        if index >= self.space.points or not all(self._ended(point, state) for point in self.points[:first]):
+        needed = self.space.needed(index)
+        if needed is None:
+            self.n_trials = len(self.specs)
             return
-        earlier = [(point, self._value(point, state)) for point in self.points[:first]]
-        for following in range(index, min(first + self.space.batch, self.space.points)):
-            self.points.append(self.space.suggest(following, earlier))
-            state.add(self.space.trials_of(self.points[-1], self._setting))
+        if not all(self._ended(point, state) for point in self.points[:needed]):
+            self.n_trials = None
+            return
+        following = self.space.following(
+            index, [(point, self._outcome(point, state)) for point in self.points[:needed]]
+        )
+        self.told = following.told
+        self.n_trials = None if following.points else len(self.specs)
+        for point in following.points:
+            self.points.append(point)
+            state.add(self.space.trials_of(point, self._setting))
 
-    def _ids(self, point: Point) -> list[str]:
+    def _ids(self, point: Any) -> list[str]:
         if point.index not in self._trial_ids:
             self._trial_ids[point.index] = [spec.trial_id for spec in self.space.trials_of(point, self._setting)]
         return self._trial_ids[point.index]
 
-    def _ended(self, point: Point, state: SearchState) -> bool:
+    def _ended(self, point: Any, state: SearchState) -> bool:
         return all(state.is_finished(trial_id) or trial_id in state.crashes for trial_id in self._ids(point))
 
-    def _value(self, point: Point, state: SearchState) -> float | None:
-        """The point's objective; None where a trial of it crashed."""
+    def _outcome(self, point: Any, state: SearchState) -> Outcome:
         ids = self._ids(point)
         if not all(state.is_finished(trial_id) for trial_id in ids):
             return None
-        return self.space.value([[row["val_loss"] for row in state.journals[i].rows] for i in ids])
+        return [state.journals[trial_id].rows for trial_id in ids]
 
-    def _read(self, tell: Callable[[str], None]) -> list[Point]:
+    def _read(self, tell: Callable[[str], None]) -> list[Any]:
         """The recorded points, or those known beforehand where nothing (or nothing whole) is recorded."""
         if not self._path.exists():
             if any(self._journals.glob(f"*{SUFFIX}")):
@@ -99,32 +111,43 @@ class Suggestions:
             )
             return list(self.space.known)
 
-    def _checked(self, data: Any) -> list[Point]:
+    def _checked(self, data: Any) -> list[Any]:
         """Raises ValueError for what is not this search's."""
         if data["checksum"] != checksum(data) or data["search"] != self.space.identity():
             raise ValueError("altered, or of another search")
-        points = [Point.from_dict(point) for point in data["points"]]
+        points = [self.space.read_point(point) for point in data["points"]]
         if [point.index for point in points] != list(range(len(points))) or len(points) < len(self.space.known):
             raise ValueError("points are missing")
+        self.told = {name: value for name, value in data.items() if name not in sealed(self.space, [])}
         return points[: self.space.points]  # more where the config is older than the record
 
     def _write(self) -> None:
-        artifacts.write_json(self._path, sealed(self.space, self.points))
+        """The record, where it is not there as it should be."""
+        body = sealed(self.space, self.points, told=self.told, n_trials=self.n_trials)
+        if body != self._written or not self._path.exists():
+            artifacts.write_json(self._path, body)
+            self._written = body
 
 
-def sealed(space: ScheduleSpace, points: Sequence[Point]) -> dict[str, Any]:
-    """What suggestions.json holds."""
+def sealed(
+    space: SuggestingSpace, points: Sequence[Any], *, told: Mapping[str, Any] | None = None, n_trials: int | None = None
+) -> dict[str, Any]:
+    """What suggestions.json holds. ``n_trials``: of the whole search, once it is known."""
     body = {
         "schema": artifacts.SCHEMA,
         "search": space.identity(),
-        "space": space.space,
-        "law": space.law.name,
-        "sampler": space.sampler,
-        "objective": space.objective,
-        "search_seed": space.search_seed,
-        "seeds": list(space.seeds),
-        "batch": space.batch,
-        "bounds": {name: list(ends) for name, ends in space.bounds().items()},
+        **space.record(),
+        "n_trials": n_trials,
+        **(told or {}),
         "points": [point.to_dict() for point in points],
     }
     return body | {"checksum": checksum(body)}
+
+
+def planned_trials(run: RunFolder, config: Mapping[str, Any]) -> int:
+    """How many trials a run is to have: at most, while they are chosen as it goes."""
+    try:
+        found = artifacts.read_json(run.path / SUGGESTIONS)["n_trials"]
+    except (UserError, KeyError, TypeError):
+        found = None
+    return int(config["n_trials"]) if found is None else int(found)
