@@ -19,6 +19,7 @@ BENCHMARKS = {
     "search": "a whole search against the same trials in a bare loop without Ray; its start, journals, memory, plan",
     "corpus": "text to tokens on all cores against one; memory of a large source; reload; a batch's share of a step",
     "analysis": "tables and page of a run of 10,080 trials",
+    "answer": "--adaptive against the full grid, on saved runs and simulated cells: tokens, agreement, coverage",
 }
 
 
@@ -33,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="which to run (default: all)")
     parser.add_argument("--quick", action="store_true", help="small and once: to see that it works, not to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", metavar="RUN", help="answer: finished full grids (default: below ray_results/)"
+    )
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
@@ -40,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     figures: dict[str, Any] = {}
     for name in options.names or BENCHMARKS:
         print(f"== {name}: {BENCHMARKS[name]}", flush=True)
-        figures[name] = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
+        more = {"runs": options.runs} if name == "answer" else {}
+        figures[name] = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick, **more)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0

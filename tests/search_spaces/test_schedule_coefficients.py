@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 from tests_support import search_space
 
+from search_spaces.samplers import SAMPLERS, STARTUP_POINTS
 from search_spaces.schedule_coefficients import (
     FIRST,
     LAST,
-    SAMPLERS,
     SPACES,
-    STARTUP_POINTS,
     Point,
     ScheduleSpace,
     StartingLaw,

@@ -15,7 +15,8 @@ from faults_support import kill, rows_of, start
 from faults_support import run as run_with
 from tests_support import coefficients, prepare_law, row, search_space, wait_until
 
-from search_spaces.schedule_coefficients import SAMPLERS, Point, ScheduleSpace, StartingLaw
+from search_spaces.samplers import SAMPLERS
+from search_spaces.schedule_coefficients import Point, ScheduleSpace, StartingLaw
 from search_spaces.space import DataIdentity, Setting
 from tune_dd import artifacts, journal
 from tune_dd.builtin_regimes import POCKET
