@@ -79,12 +79,15 @@ def read_suggestions(folders: Sequence[Path]) -> dict[str, Any]:
     Raises:
         UserError: there is none or more than one, or it is damaged.
     """
-    paths = [folder / SUGGESTIONS for folder in folders if (folder / SUGGESTIONS).is_file()]
+    files = [folder / SUGGESTIONS for folder in folders if (folder / SUGGESTIONS).is_file()]
+    found = {path: read_json(path) for path in files}
+    # An adaptive calibration has one too (analysis.adaptive).
+    paths = [path for path, data in found.items() if not (isinstance(data, dict) and "full_grid" in data)]
     if not paths:
         raise UserError(f"the search's {SUGGESTIONS} is missing: name the run's folder, or make it again with --resume")
     if len(paths) > 1:
         raise UserError(f"{paths[0].parent} and {paths[1].parent} are two searches: analyse them one by one")
-    data = read_json(paths[0])
+    data = found[paths[0]]
     points = data.get("points") if isinstance(data, dict) else None
     if not isinstance(points, list) or not all(
         isinstance(point, dict) and set(point) >= POINT_KEYS for point in points

@@ -26,6 +26,7 @@ from analysis.terminal import (
     p_text,
     plateau_text,
     signed,
+    verdict_texts,
 )
 from analysis.words import CLASS_WORDS, answer, law_sentence, left_out_sentence, t_test
 
@@ -87,7 +88,8 @@ def run_part(analysis: Analysis) -> str:
     n_trials = table["trial_id"].nunique()
     progress = f"{n_trials} with results"
     if planned and len(planned) == len(analysis.experiment.folders):
-        progress += f" of {sum(planned)} planned"
+        most = "at most " if analysis.adaptive else ""
+        progress += f" of {most}{sum(planned)} planned"
     ledger = analysis.experiment.ledger
     crashed = int((ledger["status"] == "crash").sum()) if ledger is not None else 0
     rows: list[tuple[str, str]] = [
@@ -166,7 +168,30 @@ def selection_part(analysis: Analysis, shown: Shown) -> str:
     cut = cut_text(len(selection), "cells", "model_selection.csv")
     drawn = sum(section == "cells" for section, _, _ in shown)
     rest = paragraph(f"Drawn are {drawn} of the {len(selection)} cells, those of the last read-outs.")
-    return about + table + cut + (rest if drawn < len(selection) else "") + gallery(shown, "cells", wide=False)
+    return (
+        about
+        + table
+        + cut
+        + adaptive_part(analysis)
+        + (rest if drawn < len(selection) else "")
+        + gallery(shown, "cells", wide=False)
+    )
+
+
+def adaptive_part(analysis: Analysis) -> str:
+    """Of adaptive calibrations: which cells are decided, how many trials each took, why it was left."""
+    headings = ["model", "U", "C", "trials", "seeds", "width", "why it was left", "decided"]
+    parts = []
+    for adaptive in analysis.adaptive:
+        records = adaptive.cells.head(html.MAX_ROWS).to_dict("records")
+        rows = [(*verdict_texts(row), "yes" if row["decided"] else "no") for row in records]
+        caption = (
+            "Trials: those that the cell was read out of. Seeds: of its best dropout. Width: of its optimum's 95 % "
+            f"interval, in dropout. Class: {analysis.experiment.evidence}."
+        )
+        parts.append(paragraph(adaptive.sentence) + html_table(headings, rows, numeric=1, caption=caption))
+        parts.append(cut_text(len(adaptive.cells), "cells", "suggestions.json"))
+    return "".join(parts)
 
 
 def optimum_part(analysis: Analysis, shown: Shown) -> str:

@@ -20,6 +20,7 @@ from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, get_law
 
 if TYPE_CHECKING:
+    from analysis.adaptive import Adaptive
     from analysis.coefficients import Coefficients
     from analysis.figures import Picture
     from analysis.optimum import CellFit
@@ -71,6 +72,7 @@ class Analysis:
         held_out: regret of every law on what was held out (``analysis.holdout.rivals``), or None.
         comparison: the table of comparison.csv, or None where there is no stream.
         search: what a search for a schedule found, or None where there is none.
+        adaptive: where the cells of each adaptive calibration stand.
         predictions: what was predicted beside what came out, empty where nothing was.
         trace: training loss by step, or None.
         notes: sentences that the reader must be told.
@@ -88,6 +90,7 @@ class Analysis:
     held_out: pd.DataFrame | None
     comparison: pd.DataFrame | None
     search: Searched | None
+    adaptive: tuple[Adaptive, ...]
     predictions: pd.DataFrame
     trace: pd.DataFrame | None
     notes: tuple[str, ...]
@@ -185,6 +188,7 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analys
         held_out=held_out,
         comparison=comparison,
         search=search,
+        adaptive=adaptive_result(experiment, notes),
         predictions=outcomes(read_predictions(experiment.folders), selection, comparison),
         trace=trace,
         notes=(*notes, *told),
@@ -278,6 +282,17 @@ def search_result(experiment: Experiment, notes: list[str]) -> Searched | None:
     except UserError as error:
         notes.append(f"The search's points are not shown: {error}.")
         return None
+
+
+def adaptive_result(experiment: Experiment, notes: list[str]) -> tuple[Adaptive, ...]:
+    """Where the cells of adaptive calibrations stand; none, with a note why, where a record cannot be read."""
+    from analysis.adaptive import read_adaptive
+
+    try:
+        return tuple(read_adaptive(experiment.folders))
+    except UserError as error:
+        notes.append(f"What is decided is not shown: {error}.")
+        return ()
 
 
 def pictures(analysis: Analysis) -> list[tuple[str, Picture]]:

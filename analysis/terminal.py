@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.adaptive import REASONS
 from analysis.figures import METRICS, count_text
 from analysis.words import CLASS_WORDS, answer, law_sentence
 
 if TYPE_CHECKING:
+    from analysis.adaptive import Adaptive
     from analysis.report import Analysis
     from analysis.searched import Searched
 
@@ -43,6 +45,9 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
         console.print(Text(f"Note: {note}", style="yellow"))
     for _, cells in analysis.selection.groupby("phase") if len(analysis.selection) else ():
         console.print(selection_table(cells, experiment.evidence, console))
+    for adaptive in analysis.adaptive:
+        console.print(Text(adaptive.sentence))
+        console.print(undecided_table(adaptive, console))
     print_law(analysis, console)
     if analysis.comparison is not None:
         for _, rows in analysis.comparison.groupby("metric", sort=False):
@@ -100,6 +105,35 @@ def selection_table(selection: pd.DataFrame, evidence: str, console: Console) ->
         ]
         table.add_row(*map(Text, values), style=None if row["status"] == "interior" else "dim")
     return table
+
+
+def undecided_table(adaptive: Adaptive, console: Console) -> Table | str:
+    """The cells that an adaptive calibration left undecided; nothing where there is none."""
+    rows = adaptive.cells[~adaptive.cells["decided"]]
+    if rows.empty:
+        return ""
+    hidden = f", the first {MAX_ROWS} of {len(rows)}" if len(rows) > MAX_ROWS else ""
+    table = new_table(f"Cells left undecided{hidden}", console)
+    table.add_column("model", overflow="fold")
+    for name in ("U", "C", "trials", "seeds", "width"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why")
+    for row in rows.head(MAX_ROWS).to_dict("records"):
+        table.add_row(*map(Text, verdict_texts(row)))
+    return table
+
+
+def verdict_texts(row: dict[Any, Any]) -> tuple[str, ...]:
+    """Model, U, C, trials, seeds at the best dropout, width of the interval, and why."""
+    return (
+        row["model"],
+        count_text(row["unique_tokens"]),
+        count_text(row["sampled_tokens"]),
+        str(row["n_trials"]),
+        str(row["n_seeds"]),
+        f"{row['width']:.3f}" if np.isfinite(row["width"]) else "-",
+        REASONS[row["reason"]],
+    )
 
 
 def best_text(row: dict[Any, Any]) -> str:

@@ -28,7 +28,6 @@ from tune_dd.trial import TrialSpec, format_dropout
 TARGET_WIDTH, BUDGET = 0.05, 0.4  # defaults: in dropout; share of the full grid's trials
 COARSE = 5  # dropouts of the first round, both ends of the grid among them
 MIN_SEEDS = 2  # one tells no noise, so that no interval could ever be narrow enough
-_NEAR, _AROUND = 1, 2  # grid steps from the best dropout: always worth a seed; worth one within the interval
 
 COARSE_ROUND, NEIGHBOURS, SEEDS = "coarse", "neighbours", "seeds"  # why a trial was chosen
 NARROW, EDGE = "narrow", "edge"  # why a cell is decided
@@ -277,16 +276,11 @@ class AdaptiveGrid:
         return [j for j in (best - 1, best + 1) if 0 <= j < len(self.grid.dropouts) and not tried[j]]
 
     def _next_seeds(self, cell: CellEstimate, tried: Mapping[int, int]) -> list[int]:
-        """Places of the dropouts around a cell's optimum that have no more seeds than its best one."""
+        """Places of a cell's best dropout and its neighbours, of those that have no more seeds than the best one."""
         best = self.grid.dropouts.index(cell.best)
         if tried[best] >= len(self.seeds):
             return []
-        around = [
-            j
-            for j, dropout in enumerate(self.grid.dropouts)
-            if abs(j - best) <= _NEAR or (abs(j - best) <= _AROUND and cell.low <= dropout <= cell.high)
-        ]
-        return [j for j in around if 0 < tried[j] <= tried[best]]
+        return [j for j in (best - 1, best, best + 1) if 0 < tried[j] <= tried[best]]
 
     def _by_turn(
         self, wanted: Mapping[tuple[Block, int], int], tried: Mapping[Block, Mapping[int, int]]

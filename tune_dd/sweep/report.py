@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.model_screen import partners
 from tune_dd import artifacts, journal
 from tune_dd.corpus import Corpus
@@ -68,10 +69,11 @@ def print_plan(
         rows += grid.described()
     if plan.phase == "calibrate":
         rows.append(("law", describe_design(plan, specs)))
+    most = "at most " if isinstance(plan.grids[-1], AdaptiveGrid) else ""
     rows += [
         ("device", f"{plan.device}, {plan.n_devices} trial(s) at a time, {plan.n_threads} thread(s) each"),
-        ("trials", f"{cost.n_trials:,} trials, {cost.n_rows:,} result rows, {cost.steps:,} optimizer steps"),
-        ("tokens", f"{cost.tokens:,} sampled, {cost.flops:.2e} FLOPs"),
+        ("trials", f"{most}{cost.n_trials:,} trials, {cost.n_rows:,} result rows, {cost.steps:,} optimizer steps"),
+        ("tokens", f"{most}{cost.tokens:,} sampled, {cost.flops:.2e} FLOPs"),
         ("memory", describe_memory(plan, specs)),
         ("disk", f"{cost.disk_bytes / 1e6:,.0f} MB at most, under {storage}"),
     ]
