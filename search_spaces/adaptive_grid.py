@@ -27,7 +27,8 @@ from tune_dd.trial import TrialSpec, format_dropout
 
 TARGET_WIDTH, BUDGET = 0.05, 0.4  # defaults: in dropout; share of the full grid's trials
 COARSE = 5  # dropouts of the first round, both ends of the grid among them
-MIN_SEEDS = 2  # one tells no noise, so that no interval could ever be narrow enough
+MIN_SEEDS = 2  # one tells no noise; and an interval that is narrow after one is narrow by chance too often
+NEIGHBOURHOOD = 2  # grid steps on either side of the best dropout: the five that its quadratic is fitted to
 
 COARSE_ROUND, NEIGHBOURS, SEEDS = "coarse", "neighbours", "seeds"  # why a trial was chosen
 NARROW, EDGE = "narrow", "edge"  # why a cell is decided
@@ -258,7 +259,7 @@ class AdaptiveGrid:
         n_seeds, all_seeds = tried[best], len(self.seeds)
         if self._untried_neighbours(cell, tried):
             return OPEN
-        if cell.width <= self.target_width:
+        if cell.width <= self.target_width and n_seeds >= MIN_SEEDS:
             return NARROW
         if cell.status.startswith("censored") and best in (0, len(self.grid.dropouts) - 1):
             return EDGE
@@ -272,8 +273,9 @@ class AdaptiveGrid:
         return OPEN
 
     def _untried_neighbours(self, cell: CellEstimate, tried: Mapping[int, int]) -> list[int]:
-        best = self.grid.dropouts.index(cell.best)
-        return [j for j in (best - 1, best + 1) if 0 <= j < len(self.grid.dropouts) and not tried[j]]
+        best, last = self.grid.dropouts.index(cell.best), len(self.grid.dropouts) - 1
+        around = range(max(0, best - NEIGHBOURHOOD), min(last, best + NEIGHBOURHOOD) + 1)
+        return [j for j in around if not tried[j]]
 
     def _next_seeds(self, cell: CellEstimate, tried: Mapping[int, int]) -> list[int]:
         """Places of a cell's best dropout and its neighbours, of those that have no more seeds than the best one."""
