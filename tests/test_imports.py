@@ -97,6 +97,7 @@ def test_the_check_sees_an_import_inside_a_function(tmp_path) -> None:
         "search_spaces.static_dropout",
         "search_spaces.locked_stream",
         "search_spaces.schedule_coefficients",
+        "search_spaces.adaptive_grid",
         "tune_dd.artifacts",
         "tune_dd.trial",
     ],
