@@ -14,10 +14,10 @@ from tune_dd.artifacts import read_json
 from tune_dd.errors import UserError
 
 REASONS = {
-    "narrow": "its interval is as narrow as asked for",
-    "edge": "its best dropout is the grid's lowest or highest",
-    "flat": "no dropout differs from the others by more than noise",
-    "out_of_reach": "even all seeds would leave its interval wider than asked for",
+    "narrow": "its interval is narrow enough",
+    "edge": "its best dropout is the lowest or highest",
+    "flat": "dropouts differ by no more than noise",
+    "out_of_reach": "all seeds would still leave it too wide",
     "all_seeds": "all seeds of its best dropout are used",
     "budget": "the budget was spent",
     "open": "it wants further trials",

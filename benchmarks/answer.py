@@ -12,8 +12,8 @@ ones are drawn around known curves, so that there the true optimum is known too.
 - *coverage* (simulated): intervals that hold the true optimum; for the full grid beside it, and among the cells that
   were called decided for the narrowness of their interval.
 
-Rivals for the same judgement: the whole grid on one seed (a third of three), and on as many seeds as the budget allows
-of its five coarse dropouts.
+Beside it: the same without a budget, for the same width and for twice that; the whole grid on one seed; and the five
+coarse dropouts on two.
 """
 
 from __future__ import annotations
@@ -243,20 +243,23 @@ def judged(bank: Bank, replay: Replay, full: Fits, n_bootstrap: int) -> list[dic
     return rows
 
 
-def compare(
-    banks: Sequence[Bank], *, n_bootstrap: int, target_width: float = TARGET_WIDTH, budget: float = BUDGET
-) -> dict[str, Any]:
+def coarse_dropouts(bank: Bank) -> Replay:
+    coarse = sorted({bank.grid.dropouts.index(point.dropout) for point in AdaptiveGrid(bank.grid).known})
+    return fixed(bank, [(seed, place) for seed in (0, 1) for place in coarse])
+
+
+def compare(banks: Sequence[Bank], *, n_bootstrap: int) -> dict[str, Any]:
     """The policy and its rivals on some banks; figures are over all their cells."""
-    places = range(len(banks[0].grid.dropouts))
-    coarse = sorted({banks[0].grid.dropouts.index(point.dropout) for point in AdaptiveGrid(banks[0].grid).known})
-    rivals: dict[str, Callable[[Bank], Replay]] = {
-        "adaptive": lambda bank: adaptive(bank, target_width, budget, n_bootstrap),
-        "whole grid, one seed": lambda bank: fixed(bank, [(0, j) for j in places]),
-        "coarse dropouts, two seeds": lambda bank: fixed(bank, [(s, j) for s in (0, 1) for j in coarse]),
+    policies: dict[str, Callable[[Bank], Replay]] = {
+        "adaptive": lambda bank: adaptive(bank, TARGET_WIDTH, BUDGET, n_bootstrap),
+        "adaptive, budget 1": lambda bank: adaptive(bank, TARGET_WIDTH, 1.0, n_bootstrap),
+        "adaptive, budget 1, width .1": lambda bank: adaptive(bank, 0.1, 1.0, n_bootstrap),
+        "whole grid, one seed": lambda bank: fixed(bank, [(0, j) for j in range(len(bank.grid.dropouts))]),
+        "coarse dropouts, two seeds": coarse_dropouts,
     }
     full = {bank.name: bank.fits(bank.everything, n_bootstrap) for bank in banks}
     found: dict[str, Any] = {"banks": [bank.name for bank in banks], "cells": sum(len(fits) for fits in full.values())}
-    for name, policy in rivals.items():
+    for name, policy in policies.items():
         shares, rows = [], []
         for bank in banks:
             replay = policy(bank)
