@@ -34,9 +34,9 @@ class Suggestions:
         self._path, self._journals, self._setting = run.path / SUGGESTIONS, run.journals, setting
         self._trial_ids: dict[int, list[str]] = {}
         self.told: Mapping[str, Any] = {}
-        self.points = self._read(tell)
         self.n_trials: int | None = None
         self._written: dict[str, Any] | None = None
+        self.points = self._read(tell)
 
     @property
     def specs(self) -> tuple[TrialSpec, ...]:
@@ -119,6 +119,7 @@ class Suggestions:
         if [point.index for point in points] != list(range(len(points))) or len(points) < len(self.space.known):
             raise ValueError("points are missing")
         self.told = {name: value for name, value in data.items() if name not in sealed(self.space, [])}
+        self._written = data
         return points[: self.space.points]  # more where the config is older than the record
 
     def _write(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from faults_support import kill, rows_of, start
 from faults_support import run as run_with
-from tests_support import TINY_REGIME, row, synthetic_text, wait_until
+from tests_support import TINY_REGIME, coefficients, row, synthetic_text, wait_until
 
 from analysis.adaptive import REASONS, read_adaptive
 from search_spaces.adaptive_grid import AdaptiveGrid, GridPoint
@@ -23,6 +23,7 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import ModelSpec
 from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.estimates import estimate_cells
+from tune_dd.sweep.frozen_law import PREDICTIONS, read_laws, write_predictions
 from tune_dd.sweep.runs import RunFolder
 from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.suggestions import SUGGESTIONS, Suggestions, planned_trials
@@ -256,7 +257,7 @@ def test_what_a_user_can_mend_is_one_line(
     assert sorted(folder.glob("ray_results/*/*")) == before
 
 
-def test_a_confirmation_can_be_adaptive_and_a_law_predicts_its_cells(
+def test_a_confirmation_can_be_adaptive(
     searched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(searched[0])
@@ -264,3 +265,14 @@ def test_a_confirmation_can_be_adaptive_and_a_law_predicts_its_cells(
     out = capsys.readouterr().out
     for word in ("phase confirm", "10 coarse trials (0.00 0.10 0.30 0.40 0.50 on seed 0)", "at most 21 trials"):
         assert word in out, out
+
+
+def test_a_law_predicts_every_cell_of_an_adaptive_run(tmp_path: Path) -> None:
+    (tmp_path / "law.json").write_text(json.dumps(coefficients()))
+    laws = read_laws([str(tmp_path / "law.json")], "tiny", transfer=False)
+    said = []
+    for space in (GRID, SPACE):
+        write_predictions(tmp_path, laws, space, 300, POCKET.protocol)
+        said.append(artifacts.read_json(tmp_path / PREDICTIONS)["predictions"])
+    assert said[0] == said[1]
+    assert len(said[1]) == 4
