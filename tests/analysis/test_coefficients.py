@@ -8,7 +8,8 @@ import pytest
 from scipy.optimize import least_squares
 
 from analysis import robust, simulation
-from analysis.coefficients import Coefficients, _freedom, fit_law, inside_calibration, problem_of
+from analysis.advise import inside_calibration
+from analysis.coefficients import Coefficients, _freedom, fit_law, problem_of
 from analysis.curves import coordinate
 from analysis.holdout import leave_one_cell_out, leave_one_level_out, rivals
 from analysis.optimum import select_models
