@@ -217,7 +217,14 @@ def _cell_entries(law: FrozenLaw, grid: StaticGrid, vocab_size: int, protocol: P
                     "dropout": float(value[i]),
                     "low": float(low[i]),
                     "high": float(high[i]),
+                    "beyond": _beyond(law.coefficients, n_params, unique, sampled),
                 }
                 for i, sampled in enumerate(readouts)
             ]
     return entries
+
+
+def _beyond(fitted: Coefficients, n_params: int, unique_tokens: int, sampled_tokens: int) -> list[str]:
+    """In which quantities a cell exceeds every calibrated one: what a prediction of it extrapolates in."""
+    cell = {"n_params": n_params, "unique_tokens": unique_tokens, "sampled_tokens": sampled_tokens}
+    return [name for name, value in cell.items() if value > max(known[name] for known in fitted.cells)]
