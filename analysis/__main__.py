@@ -4,6 +4,7 @@
     python -m analysis RUN [RUN ...]         # these, together
     python -m analysis advise --coefficients RUN/coefficients.json \\
         --params 31e6 --unique-tokens 1e6 --sampled-tokens 8e6
+    python -m analysis laws RUN [RUN ...]    # which form of law holds beyond what it was fitted to
 
 RUN is a run's folder, a metrics.jsonl, or a plain Tune experiment folder. Prints the tables, writes
 summary.*, model_selection.*, coefficients.json, comparison.*, figures/ and report.html into the run's
@@ -33,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from analysis.advise import advise_command
 
             return advise_command(arguments[1:])
+        if arguments[:1] == ["laws"]:
+            from analysis.bakeoff import laws_command
+
+            return laws_command(arguments[1:])
         return analyse_command(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
