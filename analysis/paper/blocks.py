@@ -31,7 +31,15 @@ class Number:
     column: str
 
 
-Parts = tuple[str | Number, ...]
+@dataclass(frozen=True)
+class Ref:
+    """A table or figure of the same section, by its name: ``Table 3`` in the paper, ``the table below`` elsewhere."""
+
+    name: str
+    kind: str = "table"
+
+
+Parts = tuple[str | Number | Ref, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,8 @@ class Cited:
         return Number(float(value), text.replace("-", MINUS), self.source, column)
 
     def count(self, value: int, column: str, text: str | None = None) -> Number:
-        return Number(int(value), str(value) if text is None else text, self.source, column)
+        shown = f"{value:,}" if value >= 10_000 else str(value)
+        return Number(int(value), shown if text is None else text, self.source, column)
 
     def interval(
         self, low: float, high: float, columns: tuple[str, str], digits: int = 3, *, signed: bool = False
@@ -82,8 +91,7 @@ class Table:
     Attributes:
         name: file-wide unique; its label in the paper.
         header: a title per column. align: ``l`` or ``r`` per column.
-        groups: rows, in groups that a rule divides.
-        wide: over both columns of the paper.
+        groups: rows, in groups that a space divides.
     """
 
     name: str
@@ -91,7 +99,6 @@ class Table:
     header: Sequence[str]
     align: str
     groups: Sequence[Sequence[Sequence[Parts]]]
-    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,6 @@ class Figure:
     caption: Parts
     draw: Callable[[Canvas], None]
     size: tuple[float, float]
-    wide: bool = False
 
 
 Block = Paragraph | Table | Figure
@@ -163,12 +169,15 @@ def leading(row: Sequence[Parts]) -> str:
 
 
 def plain(parts: Parts) -> str:
-    return "".join(part.text if isinstance(part, Number) else part for part in parts)
+    """As text, as if the table or figure that is meant came next."""
+    words = (f"the {part.kind} below" if isinstance(part, Ref) else part for part in parts)
+    text = "".join(part.text if isinstance(part, Number) else part for part in words)
+    return text[:1].upper() + text[1:] if parts and isinstance(parts[0], Ref) else text
 
 
 def join(parts: Sequence[Parts], between: str = " ") -> Parts:
     """One text out of several."""
-    result: list[str | Number] = []
+    result: list[str | Number | Ref] = []
     for part in parts:
         if result and part:
             result.append(between)

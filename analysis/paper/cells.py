@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.figures import count_text
 from analysis.paper import figures
-from analysis.paper.blocks import DASH, Block, Cited, Figure, Paragraph, Parts, Section, Table
+from analysis.paper.blocks import DASH, Block, Cited, Figure, Paragraph, Parts, Ref, Section, Table
 from analysis.paper.studies import Study, by_class, class_words
 from analysis.terminal import at_zero
 from analysis.words import change
@@ -22,12 +22,14 @@ Row = dict[Any, Any]  # of model_selection.csv
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
     for evidence, group in by_class([study for study in studies if len(study.analysis.selection)]):
-        blocks += [
-            Paragraph(movement(group)),
+        table, figure, detail = (
             optimum_table(evidence, group),
             optimum_figure(evidence, group),
             detail_table(evidence, group),
-        ]
+        )
+        lead = (Ref(table.name), " gives the best dropout after the longest training, ", Ref(figure.name, "figure"))
+        more = (" that of all cells, ", Ref(detail.name), " what dropout gains and which rates are not shown worse. ")
+        blocks += [Paragraph((*lead, *more, *movement(group))), table, figure, detail]
     shown = [study for study in studies if len(study.analysis.selection)]
     sentences = {"CellsAbstract": abstract(shown)} if shown else {}
     return Section(NAME, "Where the best dropout lies", blocks, sentences)
@@ -93,7 +95,6 @@ def optimum_table(evidence: str, studies: Sequence[Study]) -> Table:
         header=("corpus", "model", "C", *(f"U = {count_text(u)}" for u in prefixes)),
         align="llr" + "l" * len(prefixes),
         groups=groups,
-        wide=True,
     )
 
 
@@ -156,7 +157,6 @@ def optimum_figure(evidence: str, studies: Sequence[Study]) -> Figure:
         ),
         draw=lambda canvas: figures.draw_optima(canvas, data),
         size=figures.grid_size(len({panel for _, panel, _, _ in data}), len({row for row, _, _, _ in data}), 1.75),
-        wide=True,
     )
 
 

@@ -14,21 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from analysis.drawing import DASHES, DROPOUT, INK, MARKERS, OKABE_ITO, STYLE, count_axis, ordered_colours
+from analysis.drawing import DASHES, DROPOUT, INK, OKABE_ITO, STYLE, count_axis, ordered_colours
 from analysis.figures import count_text, optimum_data
 
 if TYPE_CHECKING:
     from analysis.paper.studies import Study
 
-WIDTH = 7.0  # inches, over both columns of the paper
+WIDTH = 6.4  # inches, the paper's text
 COLUMNS = 4  # panels in a row
+MARKERS = ("o", "s", "D", "P", "X", "p", "h", "*")  # triangles mean that a cell is censored
 STAND_IN = {"censored_low": "v", "censored_high": "^"}
 
 
 def grid_size(panels: int, rows: int, height: float) -> tuple[float, float]:
     """Inches of a figure of so many panels side by side, in lines of at most ``COLUMNS``."""
     lines = -(-panels // COLUMNS) * rows
-    return min(WIDTH, 3.4 * panels) if panels > 1 else 3.4, 0.55 + height * lines
+    return min(WIDTH, 1.2 + 2.6 * panels), 0.55 + height * lines
 
 
 def render(draw: object, size: tuple[float, float]) -> tuple[bytes, bytes]:

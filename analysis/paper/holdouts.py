@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.companions import read_predictions
 from analysis.figures import count_text
-from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Section, Table, join
+from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.cells import optimum
 from analysis.paper.studies import Study, by_class, class_words
 
@@ -22,8 +22,10 @@ def section(studies: Sequence[Study]) -> Section:
     found = [(study, frame) for study in studies if len(frame := held_out_cells(study))]
     frames = {study.name: frame for study, frame in found}
     for evidence, group in by_class([study for study, _ in found]):
-        blocks += [Paragraph(join([sentence(study, frames[study.name]) for study in group]))]
-        blocks += [summary_table(evidence, group, frames), cell_table(evidence, group, frames)]
+        table, detail = summary_table(evidence, group, frames), cell_table(evidence, group, frames)
+        lead = (Ref(table.name), " sums up and ", Ref(detail.name), " lists what came out. ")
+        said = join([sentence(study, frames[study.name]) for study in group])
+        blocks += [Paragraph((*lead, *said)), table, detail]
     sentences = {"HoldoutsAbstract": join([sentence(study, frame) for study, frame in found])} if found else {}
     return Section(NAME, "Predictions written down before training", blocks, sentences)
 
@@ -145,5 +147,4 @@ def cell_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.Dat
         header=("corpus", "law", "model", "U", "C", "predicted", "measured", "regret"),
         align="lllrrllr",
         groups=groups,
-        wide=True,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.coefficients import Coefficients
-from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Section, Table, join
+from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
 
 NAME = "laws"
@@ -26,9 +26,12 @@ def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
     fitted = [study for study in studies if study.analysis.coefficients is not None]
     for evidence, group in by_class(fitted):
-        blocks += [Paragraph(certainty(group)), coefficient_table(evidence, group)]
+        table = coefficient_table(evidence, group)
+        blocks += [Paragraph((Ref(table.name), " gives the law of each study. ", *certainty(group))), table]
         if any(study.analysis.held_out is not None for study in group):
-            blocks += [Paragraph(winners(group)), held_out_table(evidence, group)]
+            held = held_out_table(evidence, group)
+            lead = (Ref(held.name), " asks what each form loses on cells that it was not fitted to. ")
+            blocks += [Paragraph((*lead, *winners(group))), held]
     return Section(NAME, "The laws fitted", blocks, {"LawsAbstract": certainty(fitted)} if fitted else {})
 
 
@@ -75,7 +78,6 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
         header=("corpus", "law", *(name.replace("_", " ") for name in names), "cells", "miss", "scatter", "cond."),
         align="ll" + "l" * len(names) + "lrrr",
         groups=[rows],
-        wide=True,
     )
 
 
@@ -141,7 +143,6 @@ def held_out_table(evidence: str, studies: Sequence[Study]) -> Table:
         header=("corpus", "held out", "cells", *(law.replace("_", " ") for law in laws)),
         align="llr" + "r" * len(laws),
         groups=[group for group in groups if group],
-        wide=True,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.paper.blocks import Block, Cited, Paragraph, Parts, Section, Table, join
+from analysis.paper.blocks import Block, Cited, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
 from analysis.searched import ROLES, Searched
 
@@ -15,7 +15,11 @@ def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
     found = [study for study in studies if study.analysis.search is not None and study.analysis.search.best is not None]
     for evidence, group in by_class(found):
-        blocks += [Paragraph(join([lead(study) for study in group])), points_table(evidence, group)]
+        table = points_table(evidence, group)
+        blocks += [
+            Paragraph((*join([lead(study) for study in group]), " ", Ref(table.name), " gives their paths.")),
+            table,
+        ]
     return Section(
         NAME,
         "How much a schedule could gain",

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.figures import count_text
-from analysis.paper.blocks import Block, Cited, Number, Paragraph, Parts, Section, Table, join, listed
+from analysis.paper.blocks import Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join, listed
 from analysis.paper.studies import Study, by_class, class_words
-from analysis.words import CLASS_WORDS
+from analysis.report import Settings
+from analysis.words import CLASS_WORDS, SIGNIFICANT
+from tune_dd.laws import P_MAX, P_MIN
 
 NAME = "setup"
 
@@ -17,11 +19,12 @@ NAME = "setup"
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
     for evidence, group in by_class(studies):
-        blocks += [runs_table(evidence, group), Paragraph(protocol(group))]
+        table = runs_table(evidence, group)
+        blocks += [Paragraph((Ref(table.name), " lists the trainings. ", *protocol(group))), table]
     labels = list(dict.fromkeys(str(study.label) for study in studies))
     classes = [CLASS_WORDS.get(evidence, f"Class: {evidence}.") for evidence, _ in by_class(studies)]
     total = sum(study.analysis.experiment.table["trial_id"].nunique() for study in studies)
-    everything = Cited("all")
+    everything, method = Cited("all"), Cited("the program")
     return Section(
         NAME,
         "What was run",
@@ -30,6 +33,10 @@ def section(studies: Sequence[Study]) -> Section:
             "Corpora": (listed(labels),),
             "Classes": (" ".join(classes),),
             "TrialTotal": (everything.count(total, "metrics.trial_id, distinct"),),
+            "ClampLow": (method.number(P_MIN, "tune_dd.laws.P_MIN", 2),),
+            "ClampHigh": (method.number(P_MAX, "tune_dd.laws.P_MAX", 2),),
+            "Draws": (method.count(Settings().bootstrap, "analysis.report.Settings.bootstrap"),),
+            "Level": (method.number(SIGNIFICANT, "analysis.words.SIGNIFICANT", 2),),
         },
     )
 
@@ -51,7 +58,6 @@ def runs_table(evidence: str, studies: Sequence[Study]) -> Table:
         header=("corpus", "phase", "model (parameters)", "U", "C", "dropout", "seeds", "trials"),
         align="llllllrr",
         groups=groups,
-        wide=True,
     )
 
 

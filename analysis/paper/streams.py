@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -11,13 +12,14 @@ import pandas as pd
 from analysis.comparison import BEST_STATIC
 from analysis.figures import curve_means
 from analysis.paper import figures
-from analysis.paper.blocks import DASH, Block, Cited, Figure, Paragraph, Parts, Section, Table, join, listed
+from analysis.paper.blocks import DASH, Block, Cited, Figure, Paragraph, Parts, Ref, Section, Table, join, listed
 from analysis.paper.studies import Study, by_class, class_words
 from analysis.words import direction, t_test
 
 NAME = "streams"
 FINAL = "final_val_loss"
 PATHS = {"law": "the law", "reversed_law": "the law reversed", "linear_decay": "straight line"}
+IN_TEXT = {"law": "the law", "reversed_law": "the law reversed", "linear_decay": "the straight line"}
 SHOWN = {-1: "beats", 0: "is not shown to differ from", 1: "loses to", None: "cannot be told from"}
 SHORT = {-1: "lower", 0: "not shown", 1: "higher", None: DASH}
 Row = dict[Any, Any]
@@ -27,9 +29,15 @@ def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
     shown = [study for study in studies if study.analysis.comparison is not None]
     for evidence, group in by_class(shown):
+        table, forest, path = (
+            stream_table(evidence, group),
+            forest_figure(evidence, group),
+            path_figure(evidence, group),
+        )
         blocks.append(Paragraph(join([primary_sentence(study) for study in group if primary(study)])))
-        blocks += [stream_table(evidence, group), forest_figure(evidence, group)]
-        blocks += [Paragraph(join([other_paths(study) for study in group])), path_figure(evidence, group)]
+        lead = (Ref(table.name), " and ", Ref(forest.name, "figure"), " hold the other paths beside it, ")
+        more = (Ref(path.name, "figure"), " how they come about. ", *join([other_paths(study) for study in group]))
+        blocks += [Paragraph((*lead, *more)), table, forest, path]
         if directions := predicted(group):
             blocks.append(Paragraph(directions))
     named = [study for study in shown if primary(study)]
@@ -79,8 +87,8 @@ def dropouts(study: Study, condition: str) -> Parts:
     rows = study.analysis.experiment.table
     own = rows[(rows["phase"] == "stream") & (rows["condition"] == condition)].drop_duplicates("stage")
     cited = Cited(study.source("stream"))
-    values = own.sort_values("stage")["dropout"]
-    return join([(cited.number(value, f"metrics.dropout, {condition}", 2),) for value in values])
+    numbers = [cited.number(value, f"metrics.dropout, {condition}", 2) for value in own.sort_values("stage")["dropout"]]
+    return join([(replace(number, text=number.text.removeprefix("0")),) for number in numbers])
 
 
 def chosen_static(cited: Cited, row: Row) -> Parts:
@@ -136,7 +144,6 @@ def stream_table(evidence: str, studies: Sequence[Study]) -> Table:
         header=("corpus", "path", "dropout by stage", "less best fixed", "p", "n", "shown", "law less path", "p"),
         align="llllrrllr",
         groups=groups,
-        wide=True,
     )
 
 
@@ -165,26 +172,26 @@ def primary_sentence(study: Study) -> Parts:
 
 
 def other_paths(study: Study) -> Parts:
-    """Which other paths beat, lose to or are not told from the best fixed dropout and the law."""
+    """Which other paths beat or lose to the best fixed dropout and the law; of the others no direction is shown."""
     verdicts: list[str] = []
     others = [name for name in paths(study) if name != "law"]
     for baseline, words in ((BEST_STATIC, "the best fixed dropout"), ("law", "the law")):
-        by_sign: dict[int | None, list[str]] = {}
+        by_sign: dict[int, list[str]] = {}
         for name in others:
             row = against(study, name, BEST_STATIC) if baseline == BEST_STATIC else against(study, "law", name)
-            if row is None:
-                continue
-            sign = shown_direction(row)
-            if baseline == "law" and sign is not None:
-                sign = -sign  # the row is the law less the path
-            by_sign.setdefault(sign, []).append(path_name(name))
-        for sign, verb in ((-1, "beats"), (1, "loses to"), (0, "not shown to differ from")):
+            sign = shown_direction(row) if row is not None else None
+            if sign:
+                by_sign.setdefault(sign if baseline == BEST_STATIC else -sign, []).append(quoted(name))
+        for sign, (one, many) in ((-1, ("beats", "beat")), (1, ("loses to", "lose to"))):
             if names := by_sign.get(sign):
-                several = len(names) > 1
-                forms = {"beats": ("beats", "beat"), "loses to": ("loses to", "lose to")}
-                one, many = forms.get(verb, (f"is {verb}", f"are {verb}"))
-                verdicts.append(f"{listed(names)} {many if several else one} {words}")
-    return (f"On {study.label}, by Holm's p, {'; '.join(verdicts)}.",) if verdicts else ()
+                verdicts.append(f"{listed(names)} {many if len(names) > 1 else one} {words}")
+    said = "; ".join(verdicts) or "no other path is shown to differ from the best fixed dropout or from the law"
+    return (f"On {study.label}, by Holm's p: {said}.",)
+
+
+def quoted(condition: str) -> str:
+    """A path's name within a sentence."""
+    return IN_TEXT.get(condition, f"“{path_name(condition)}”")
 
 
 def forest_figure(evidence: str, studies: Sequence[Study]) -> Figure:
@@ -199,7 +206,6 @@ def forest_figure(evidence: str, studies: Sequence[Study]) -> Figure:
         ),
         draw=lambda canvas: figures.draw_forest(canvas, data),
         size=figures.grid_size(len(data), 1, 0.75 + 0.16 * rows),
-        wide=True,
     )
 
 
@@ -228,7 +234,6 @@ def path_figure(evidence: str, studies: Sequence[Study]) -> Figure:
         ),
         draw=lambda canvas: figures.draw_streams(canvas, data),
         size=figures.grid_size(len(data), 1, 2.3),
-        wide=True,
     )
 
 
