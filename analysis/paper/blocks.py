@@ -92,6 +92,7 @@ class Table:
         name: file-wide unique; its label in the paper.
         header: a title per column. align: ``l`` or ``r`` per column.
         groups: rows, in groups that a space divides.
+        headed: the first cell of each group is a line of its own in the paper, where the rows are long.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Table:
     header: Sequence[str]
     align: str
     groups: Sequence[Sequence[Sequence[Parts]]]
+    headed: bool = False
 
 
 @dataclass(frozen=True)

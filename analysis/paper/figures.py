@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 WIDTH = 6.4  # inches, the paper's text
 COLUMNS = 4  # panels in a row
+STREAM_COLUMNS = 2  # their axes have long labels
 MARKERS = ("o", "s", "D", "P", "X", "p", "h", "*")  # triangles mean that a cell is censored
 STAND_IN = {"censored_low": "v", "censored_high": "^"}
 
 
-def grid_size(panels: int, rows: int, height: float) -> tuple[float, float]:
-    """Inches of a figure of so many panels side by side, in lines of at most ``COLUMNS``."""
-    lines = -(-panels // COLUMNS) * rows
+def grid_size(panels: int, rows: int, height: float, columns: int = COLUMNS) -> tuple[float, float]:
+    """Inches of a figure of so many panels side by side, in lines of at most so many columns."""
+    lines = -(-panels // columns) * rows
     return min(WIDTH, 1.2 + 2.6 * panels), 0.55 + height * lines
 
 
@@ -43,9 +44,9 @@ def render(draw: object, size: tuple[float, float]) -> tuple[bytes, bytes]:
     return pdf.getvalue(), png.getvalue()
 
 
-def lines_of(count: int) -> tuple[int, int]:
+def lines_of(count: int, most: int = COLUMNS) -> tuple[int, int]:
     """Lines and columns of panels."""
-    columns = min(count, COLUMNS)
+    columns = min(count, most)
     return -(-count // columns), columns
 
 
@@ -137,7 +138,7 @@ def draw_forest(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> Non
 
 def draw_streams(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> None:
     """Loss along the stream less a fixed dropout's, a panel per corpus."""
-    lines, columns = lines_of(len(data))
+    lines, columns = lines_of(len(data), STREAM_COLUMNS)
     names = list(dict.fromkeys(name for _, frame in data for name in sorted(frame["name"].unique(), key=stream_order)))
     styles = dict(zip(names, zip(cycle(OKABE_ITO), cycle(DASHES), cycle(MARKERS), strict=False), strict=False))
     axes = canvas.subplots(lines, columns, squeeze=False)

@@ -64,7 +64,6 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
             for name, value, digits in (
                 ("rmse", law.rmse, 3),
                 ("discrepancy", law.discrepancy, 3),
-                ("condition_number", law.condition_number, 0),
             )
         ]
         rows.append([(study.label,), (law.law.replace("_", " "),), *values, cells, *errors])
@@ -73,10 +72,10 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
         caption=(
             "The fitted laws: coefficients with intervals at the 95 % level, interior cells of all, root mean square "
             "miss on the interior cells (dropout), scatter of the cells about the law beyond noise (standard "
-            f"deviation, dropout), condition number of the design. {class_words(studies)}",
+            f"deviation, dropout). {class_words(studies)}",
         ),
-        header=("corpus", "law", *(name.replace("_", " ") for name in names), "cells", "miss", "scatter", "cond."),
-        align="ll" + "l" * len(names) + "lrrr",
+        header=("corpus", "law", *(name.replace("_", " ") for name in names), "cells", "miss", "scatter"),
+        align="ll" + "l" * len(names) + "lrr",
         groups=[rows],
     )
 

@@ -125,7 +125,6 @@ def stream_table(evidence: str, studies: Sequence[Study]) -> Table:
                     dropouts(study, condition),
                     difference(cited, fixed),
                     (cited.p_value(fixed["p_holm"], place(fixed, "p_holm")),),
-                    (cited.count(fixed["n_pairs"], place(fixed, "n_pairs")),),
                     (SHORT[shown_direction(fixed)],),
                     difference(cited, law) if law else (DASH,),
                     (cited.p_value(law["p_holm"], place(law, "p_holm")) if law else DASH,),
@@ -141,9 +140,10 @@ def stream_table(evidence: str, studies: Sequence[Study]) -> Table:
             "with its own p of the paired t test; every other p is adjusted by Holm's method. Shown: the direction "
             f"that interval and p bear out together. {class_words(studies)}",
         ),
-        header=("corpus", "path", "dropout by stage", "less best fixed", "p", "n", "shown", "law less path", "p"),
-        align="llllrrllr",
+        header=("corpus", "path", "dropout by stage", "less best fixed", "p", "shown", "law less path", "p"),
+        align="llllrllr",
         groups=groups,
+        headed=True,
     )
 
 
@@ -165,9 +165,7 @@ def primary_sentence(study: Study) -> Parts:
         cited.p_value(p, place(row, column)),
         ", exact sign flip p = ",
         cited.number(row["p_sign_flip"], place(row, "p_sign_flip"), 4),
-        " (the least that so many pairs allow: ",
-        cited.number(row["p_floor"], place(row, "p_floor"), 4),
-        ").",
+        ".",
     )
 
 
@@ -233,7 +231,7 @@ def path_figure(evidence: str, studies: Sequence[Study]) -> Figure:
             f"{class_words(studies)}",
         ),
         draw=lambda canvas: figures.draw_streams(canvas, data),
-        size=figures.grid_size(len(data), 1, 2.3),
+        size=figures.grid_size(len(data), 1, 1.9, figures.STREAM_COLUMNS),
     )
 
 

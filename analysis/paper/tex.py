@@ -55,17 +55,26 @@ def block_text(block: Paragraph | Table | Figure) -> str:
 
 def table_text(table: Table) -> str:
     """A booktabs table, its caption above, shrunk only where it is wider than the text."""
-    groups = [
-        "".join(" & ".join(tex(parts) for parts in row) + r" \\" + "\n" for row in group) for group in table.groups
-    ]
+    first = int(table.headed)
+    groups = [heading(table, group) + "".join(line(row[first:]) for row in group) for group in table.groups]
     body = "\\addlinespace\n".join(groups)
-    header = " & ".join(escape(title) for title in table.header)
+    header, align = " & ".join(escape(title) for title in table.header[first:]), table.align[first:]
     return (
         f"\n\\begin{{table}}[htbp]\n\\centering\n\\caption{{{tex(table.caption)}}}\n\\label{{tab:{table.name}}}\n"
         f"\\footnotesize\n\\begin{{adjustbox}}{{max width=\\textwidth}}\n"
-        f"\\begin{{tabular}}{{@{{}}{table.align}@{{}}}}\n\\toprule\n{header} \\\\\n\\midrule\n{body}\\bottomrule\n"
+        f"\\begin{{tabular}}{{@{{}}{align}@{{}}}}\n\\toprule\n{header} \\\\\n\\midrule\n{body}\\bottomrule\n"
         f"\\end{{tabular}}\n\\end{{adjustbox}}\n\\end{{table}}\n"
     )
+
+
+def heading(table: Table, group: Sequence[Sequence[Parts]]) -> str:
+    if not table.headed:
+        return ""
+    return f"\\multicolumn{{{len(table.header) - 1}}}{{@{{}}l}}{{\\emph{{{tex(group[0][0])}}}}} \\\\\n"
+
+
+def line(row: Sequence[Parts]) -> str:
+    return " & ".join(tex(parts) for parts in row) + " \\\\\n"
 
 
 def figure_text(figure: Figure) -> str:

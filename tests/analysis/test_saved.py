@@ -6,7 +6,6 @@ import json
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -18,54 +17,16 @@ from tune_dd.artifacts import checksum, read_json, write_json
 from tune_dd.errors import UserError
 
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:\w[\w.-]*/)+")
-HOME = "/home/someone/a study"  # a blank in it
-
-
-def write_finished(synthetic: ModuleType, folder: Path, phase: str, rows: list[dict[str, Any]], **config: Any) -> Path:
-    """A finished run, started in ``HOME``, whose files name paths there and elsewhere."""
-    trials = len({row["trial_name"] for row in rows})
-    whole = {
-        "schema": 1,
-        "regime": {"name": "pydocs", "title": "Docstrings", "corpus": {"globs": [f"{HOME}/data/*.txt"]}},
-        "phase": phase,
-        "scale_name": "pocket",
-        "n_trials": trials,
-        "command": f"python -m tune_dd.sweep pydocs --corpus-glob '{HOME}/data/*.txt' --corpus=/mnt/disk/texts/a.txt",
-        "data": {
-            "cache_folder": f"{HOME}/.cache/dropout_decay_pydocs",
-            "manifest": {"sources": [{"path": "/mnt/disk/texts/a.txt"}, {"path": f"{HOME}/data/b.txt"}]},
-        },
-        "platform": "Linux-6.1.0-13-amd64-x86_64-with-glibc2.36",
-        "attribution": "DOI 10.5281/zenodo.20616633, https://example.org/a/b, losses in nats/token",
-        **config,
-    }
-    run: Path = synthetic.write_run(folder, rows, config=whole | {"checksum": checksum(whole)})
-    with open(run / "results.tsv", "a") as ledger:
-        ledger.write("another\t\t\tcrash\tcannot read /mnt/disk/texts/a.txt: gone\n")
-    (run / "report.html").write_text("a page")
-    (run / "journals").mkdir()
-    (run / "journals" / "x.safetensors").write_bytes(b"weights")
-    return run
+HOME = "/home/someone/a study"  # where the runs of synthetic.py were started; a blank in it
 
 
 @pytest.fixture
 def chain(synthetic: ModuleType, tmp_path: Path) -> Path:
-    """A finished chain of a calibration and a stream."""
-    storage = tmp_path / "ray_results"
+    """A finished chain of a calibration and a stream, started in ``HOME``."""
     rows = synthetic.calibration(prefixes=(8_000, 16_000), readouts=(131_072, 262_144), dropouts=(0.0, 0.2, 0.4))
-    write_finished(synthetic, storage / "pydocs-calibrate-pocket" / "1", "calibrate", rows)
-    stream = write_finished(synthetic, storage / "pydocs-stream-pocket" / "2", "stream", synthetic.stream())
-    write_json(
-        stream / "predictions.json",
-        {"predictions": [], "coefficients": [{"source": f"{HOME}/ray_results/x/law/coefficients.json"}]},
-    )
-    folder = storage / "pydocs-all-pocket" / "3"
-    runs = {"calibrate": "../../pydocs-calibrate-pocket/1", "stream": "../../pydocs-stream-pocket/2"}
-    (folder / "law").mkdir(parents=True)
-    (folder / "law" / "coefficients.json").write_text("{}\n")
-    (folder / "report.html").write_text("a page")
-    options = ["pydocs", "--corpus", "/mnt/disk/texts/a.txt"]
-    write_json(folder / "chain.json", {"schema": 1, "finished": True, "runs": runs, "options": options})
+    folder: Path = synthetic.write_chain(tmp_path / "ray_results", {"calibrate": rows, "stream": synthetic.stream()})
+    stream = {"predictions": [], "coefficients": [{"source": f"{HOME}/ray_results/x/law/coefficients.json"}]}
+    write_json(folder.parents[1] / "pydocs-stream-pocket" / "2" / "predictions.json", stream)
     return folder
 
 
