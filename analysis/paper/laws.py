@@ -11,14 +11,15 @@ import pandas as pd
 from analysis.coefficients import Coefficients
 from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
+from tune_dd.laws import DEFAULT_LAW
 
 NAME = "laws"
 TIED = 5e-5  # nats per token: half of the last digit shown
 HOLDOUTS = {
     "cell": "one cell",
-    "largest n_params": "largest P",
-    "largest unique_tokens": "largest U",
-    "largest sampled_tokens": "largest C",
+    "largest n_params": "the largest P",
+    "largest unique_tokens": "the largest U",
+    "largest sampled_tokens": "the largest C",
 }
 
 
@@ -66,16 +67,17 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
                 ("discrepancy", law.discrepancy, 3),
             )
         ]
-        rows.append([(study.label,), (law.law.replace("_", " "),), *values, cells, *errors])
+        form = "" if law.law == DEFAULT_LAW else f" ({law.law.replace('_', ' ')})"
+        rows.append([(study.label + form,), *values, cells, *errors])
     return Table(
         name=f"laws-{evidence}",
         caption=(
-            "The fitted laws: coefficients with intervals at the 95 % level, interior cells of all, root mean square "
-            "miss on the interior cells (dropout), scatter of the cells about the law beyond noise (standard "
-            f"deviation, dropout). {class_words(studies)}",
+            f"The fitted laws (where no other form is named, {DEFAULT_LAW}): coefficients with intervals at the 95 % "
+            "level, interior cells of all, root mean square miss on the interior cells (dropout), scatter of the cells "
+            f"about the law beyond noise (standard deviation, dropout). {class_words(studies)}",
         ),
-        header=("corpus", "law", *(name.replace("_", " ") for name in names), "cells", "miss", "scatter"),
-        align="ll" + "l" * len(names) + "lrr",
+        header=("corpus", *(name.replace("_", " ") for name in names), "cells", "miss", "scatter"),
+        align="l" + "l" * len(names) + "lrr",
         groups=[rows],
     )
 
@@ -158,5 +160,5 @@ def winners(studies: Sequence[Study]) -> Parts:
                 shared = f"{len(laws)} forms alike" if len(laws) > 2 else " and ".join(sorted(laws))
                 best.append(f"{shared.replace('_', ' ')} ({study.label})")
         if best:
-            sentences.append((f"{words} held out: {', '.join(best)}",))
-    return ("The forms with the least mean regret, by what was held out. ", *join(sentences, "; "), ".")
+            sentences.append((f"with {words} held out, {', '.join(best)}",))
+    return ("The least mean regret has, ", *join(sentences, "; "), ".")

@@ -8,19 +8,20 @@ import pandas as pd
 
 from analysis.figures import count_text
 from analysis.paper.blocks import Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join, listed
-from analysis.paper.studies import Study, by_class, class_words
+from analysis.paper.studies import PHASES, Study, by_class, class_words
 from analysis.report import Settings
 from analysis.words import CLASS_WORDS, SIGNIFICANT
 from tune_dd.laws import P_MAX, P_MIN
 
 NAME = "setup"
+ORDER = ("screen", *PHASES)
 
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
     for evidence, group in by_class(studies):
         table = runs_table(evidence, group)
-        blocks += [Paragraph((Ref(table.name), " lists the trainings. ", *protocol(group))), table]
+        blocks += [Paragraph((Ref(table.name), " lists the trainings behind the results. ", *protocol(group))), table]
     labels = list(dict.fromkeys(str(study.label) for study in studies))
     classes = [CLASS_WORDS.get(evidence, f"Class: {evidence}.") for evidence, _ in by_class(studies)]
     total = sum(study.analysis.experiment.table["trial_id"].nunique() for study in studies)
@@ -46,8 +47,10 @@ def runs_table(evidence: str, studies: Sequence[Study]) -> Table:
     for study in studies:
         table = study.analysis.experiment.table
         rows: list[list[Parts]] = []
-        for phase, own in sorted(table.groupby("phase"), key=lambda item: str(item[1]["run_id"].iloc[0])):
-            rows.append([(study.label if not rows else "",), *run_row(study, str(phase), own)])
+        for phase in ORDER:
+            own = table[table["phase"] == phase]
+            if len(own):
+                rows.append([(study.label if not rows else "",), *run_row(study, phase, own)])
         groups.append(rows)
     return Table(
         name=f"runs-{evidence}",

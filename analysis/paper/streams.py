@@ -277,11 +277,11 @@ def decays(studies: Sequence[Study]) -> Parts:
         rows = [row for name in others if (row := against(study, name, BEST_STATIC))]
         won += any(shown_direction(row) == -1 for row in rows)
     return (
-        "Some other decay beats it on ",
+        "Some other decay beats the best fixed dropout on ",
         cited.count(won, "comparison, by interval and Holm's p"),
         " of ",
         cited.count(len(studies), "comparison"),
-        " (by interval and Holm's p, choosing among the other decays after the fact).",
+        " texts (by interval and Holm's p; which decay was not named beforehand).",
     )
 
 

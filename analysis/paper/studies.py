@@ -96,11 +96,13 @@ def order(study: Study) -> tuple[int, str, str]:
 
 
 def distinct(studies: Sequence[Study]) -> Iterator[Study]:
-    """The same, with labels that tell studies of one corpus and class apart."""
+    """The same, with labels that tell studies of one corpus and class apart: by what they are, else by their name."""
     for _, group in groupby(studies, key=lambda study: (study.evidence, study.label)):
         same = list(group)
-        for study in same:
-            yield study if len(same) == 1 else replace(study, label=f"{study.label} ({study.name})")
+        kinds = ["chain" if study.chain is not None else next(iter(study.runs)) for study in same]
+        for study, kind in zip(same, kinds, strict=True):
+            mark = kind if kinds.count(kind) == 1 else study.name
+            yield study if len(same) == 1 else replace(study, label=f"{study.label} ({mark})")
 
 
 def make_study(results: Path, folder: Path, runs: dict[str, Path], chain: dict[str, Any] | None) -> Study:

@@ -251,6 +251,11 @@ def test_several_studies_of_a_text_are_told_apart(synthetic: ModuleType, tmp_pat
         synthetic.write_finished(tmp_path / "pydocs-stream-pocket" / name, synthetic.stream())
     labels = [study.label for study in find_studies(tmp_path)]
     assert labels == ["Docstrings (pydocs-stream-pocket/1)", "Docstrings (pydocs-stream-pocket/2)"]
+    rows = synthetic.calibration(prefixes=(8_000,), readouts=(262_144,), dropouts=(0.0, 0.2, 0.4), seeds=(0, 1))
+    synthetic.write_finished(tmp_path / "pydocs-calibrate-pocket" / "1", rows)
+    shutil.rmtree(tmp_path / "pydocs-stream-pocket" / "2")
+    labels = [study.label for study in find_studies(tmp_path)]
+    assert labels == ["Docstrings (calibrate)", "Docstrings (stream)"]
 
 
 def test_the_report_of_a_regime_is_marked_and_complete(built: Path) -> None:
