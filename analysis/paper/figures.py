@@ -30,7 +30,7 @@ STAND_IN = {"censored_low": "v", "censored_high": "^"}
 def grid_size(panels: int, rows: int, height: float, columns: int = COLUMNS) -> tuple[float, float]:
     """Inches of a figure of so many panels side by side, in lines of at most so many columns."""
     lines = -(-panels // columns) * rows
-    return min(WIDTH, 1.2 + 2.6 * panels), 0.55 + height * lines
+    return min(WIDTH, 2.2 + 2.4 * panels), 0.55 + height * lines
 
 
 def render(draw: object, size: tuple[float, float]) -> tuple[bytes, bytes]:
@@ -85,14 +85,16 @@ def draw_optima(canvas: Canvas, frames: Optima) -> None:
             ax.plot(law["unique_tokens"], law["dropout"], color=colours[level], lw=0.9)
             draw_cells(ax, cells[cells["sampled_tokens"] == level], offset, colours[level], markers[level])
         count_axis(ax, "x", cells["unique_tokens"].tolist())
-        ax.set_ylim(-0.04, None)
+    # Once, when all is drawn: the panels share their scale, and an earlier limit would cut the later ones.
+    highest = max(float(np.nanmax(data[["dropout", "low", "high"]].to_numpy())) for *_, data in frames)
+    axes[0][0].set_ylim(-0.04, highest + 0.04)
     hide_unused(axes, used)
     label_edges(axes, used, "unique tokens U", f"best {DROPOUT}")
     handles = [
         Line2D([], [], color=colours[level], marker=markers[level], ms=4, lw=0.9, label=f"C = {count_text(level)}")
         for level in levels
     ]
-    canvas.legend(handles=handles, loc="outside lower center", ncols=6)
+    legend(canvas, handles, 1.0)
 
 
 def draw_cells(ax: Axes, cells: pd.DataFrame, offset: float, colour: object, marker: str) -> None:
@@ -159,12 +161,17 @@ def draw_streams(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> No
         ax.set_xticks(ends.tolist(), [f"{count_text(c)}\n{count_text(u)}" for c, u in zip(ends, prefixes, strict=True)])
         ax.tick_params(axis="x", labelsize=6)
     hide_unused(axes, used)
-    label_edges(axes, used, "sampled tokens C, below: prefix U", "loss less the fixed rate's\n(nats per token)")
+    label_edges(axes, used, "sampled tokens C, below: prefix U", "loss less fixed rate's\n(nats per token)")
     handles = [
         Line2D([], [], color=colour, ls=dash, marker=marker, ms=3, lw=1, label=name)
         for name, (colour, dash, marker) in styles.items()
     ]
-    canvas.legend(handles=handles, loc="outside lower center", ncols=4)
+    legend(canvas, handles, 1.5)
+
+
+def legend(canvas: Canvas, handles: list[Line2D], inches: float) -> None:
+    """Below the panels, in as many columns of so many inches as fit."""
+    canvas.legend(handles=handles, loc="outside lower center", ncols=max(1, int(canvas.get_figwidth() / inches)))
 
 
 def stream_order(name: str) -> tuple[bool, bool, str]:

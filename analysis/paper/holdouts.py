@@ -14,6 +14,7 @@ from analysis.paper.cells import optimum
 from analysis.paper.studies import Study, by_class, class_words
 
 NAME = "holdouts"
+KEYS = ["model", "unique_tokens", "sampled_tokens"]  # of a cell within a study
 MAX_ROWS = 24  # of cells in the table; the summary above it counts them all
 
 
@@ -26,7 +27,7 @@ def section(studies: Sequence[Study]) -> Section:
         lead = (Ref(table.name), " sums up and ", Ref(detail.name), " lists what came out. ")
         said = join([sentence(study, frames[study.name]) for study in group])
         blocks += [Paragraph((*lead, *said)), table, detail]
-    sentences = {"HoldoutsAbstract": join([sentence(study, frame) for study, frame in found])} if found else {}
+    sentences = {"HoldoutsAbstract": abstract(found)} if found else {}
     return Section(NAME, "Predictions written down before training", blocks, sentences)
 
 
@@ -43,12 +44,11 @@ def held_out_cells(study: Study) -> pd.DataFrame:
         return pd.DataFrame()
     predicted = pd.DataFrame(entries).reindex(columns=columns)
     fits = {(fit.model, fit.unique_tokens, fit.sampled_tokens): fit for fit in study.analysis.fits}
-    keys = ["model", "unique_tokens", "sampled_tokens"]
-    merged = predicted.merge(study.analysis.selection, on=keys, how="inner", suffixes=("", "_cell"))
+    merged = predicted.merge(study.analysis.selection, on=KEYS, how="inner", suffixes=("", "_cell"))
     merged["law"] = merged["law"].fillna("law")
     merged["regret"] = [
         float(fits[key].regret(np.array(p)))
-        for key, p in zip(merged[keys].itertuples(index=False, name=None), merged["dropout"], strict=True)
+        for key, p in zip(merged[KEYS].itertuples(index=False, name=None), merged["dropout"], strict=True)
     ]
     merged["error"] = (merged["dropout"] - merged["fitted_optimum"]).where(merged["status"] == "interior")
     return merged
@@ -87,6 +87,23 @@ def sentence(study: Study, frame: pd.DataFrame) -> Parts:
             )
         )
     return join(said)
+
+
+def abstract(found: Sequence[tuple[Study, pd.DataFrame]]) -> Parts:
+    """Over all texts and laws: how many cells were predicted, and the range of the laws' mean regret."""
+    cited = Cited(found[0][0].source("calibrate") if len(found) == 1 else "all hold-outs")
+    means = [own["regret"].mean() for _, frame in found for _, own in frame.groupby("law")]
+    cells = sum(len(frame.drop_duplicates(KEYS)) for _, frame in found)
+    lowest, highest = (cited.number(end(means), "regret of predictions.dropout, mean", 4) for end in (min, max))
+    return (
+        "Laws frozen before ",
+        cited.count(cells, "predictions, distinct cells"),
+        " cells of ",
+        cited.count(len(found), "predictions"),
+        " studies were trained lose there, by their dropout, ",
+        *((lowest,) if len(means) == 1 else (lowest, " to ", highest)),
+        " nats per token on average.",
+    )
 
 
 def summary_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.DataFrame]) -> Table:

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure as Canvas
 from tests_support import REPOSITORY
 
-from analysis.paper import holdouts, streams, tex
+from analysis.paper import figures, holdouts, streams, tex
 from analysis.paper.__main__ import main
 from analysis.paper.blocks import Cited, Number, plain
 from analysis.paper.build import SECTIONS, build
@@ -241,9 +243,25 @@ def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(results: Path
     assert list(frame["dropout"]) == [0.3, 0.25]
     fits = {fit.unique_tokens: fit for fit in study.analysis.fits if fit.sampled_tokens == 262_144}
     assert frame["regret"].tolist() == [float(fits[u].regret(p)) for u, p in ((8_000, 0.3), (16_000, 0.25))]
-    said = plain(holdouts.section([study]).sentences["HoldoutsAbstract"])
-    assert "On TinyStories the interaction law, frozen beforehand, is off by" in said
+    section = holdouts.section([study])
+    assert "On TinyStories the interaction law, frozen beforehand, is off by" in plain(section.blocks[0].parts)
+    mean = f"{frame['regret'].mean():.4f} nats per token on average"
+    assert mean in plain(section.sentences["HoldoutsAbstract"])
     assert holdouts.section([s for s in find_studies(results) if s.regime == "pydocs"]).blocks == []
+
+
+def test_no_panel_cuts_what_another_scale_would_show(results: Path) -> None:
+    chain = next(study for study in find_studies(results) if study.chain is not None)
+    frames = figures.optimum_frames([chain])
+    assert len(frames) == 2
+    for order in (frames, [(1 - row, *rest) for row, *rest in frames]):
+        canvas = Canvas()
+        figures.draw_optima(canvas, order)
+        low, high = canvas.axes[0].get_ylim()
+        shown = pd.concat([data for *_, data in frames])[["dropout", "low", "high"]]
+        assert {ax.get_ylim() for ax in canvas.axes} == {(low, high)}
+        assert low < shown.min().min()
+        assert high > shown.max().max()
 
 
 def test_several_studies_of_a_text_are_told_apart(synthetic: ModuleType, tmp_path: Path) -> None:
