@@ -22,7 +22,7 @@ from analysis.paper import figures, holdouts, streams, tex
 from analysis.paper.__main__ import main
 from analysis.paper.blocks import Cited, Number, plain
 from analysis.paper.build import SECTIONS, build
-from analysis.paper.studies import find_studies
+from analysis.paper.studies import Study, find_studies
 from analysis.report import analyse
 from analysis.saved import save
 from tune_dd.artifacts import read_json, write_json
@@ -90,6 +90,11 @@ def results(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     write_search(synthetic, search)
     save([chain, held, search], saved)
     return saved
+
+
+@pytest.fixture(scope="module")
+def studies(results: Path) -> list[Study]:
+    return find_studies(results)
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +242,8 @@ def test_the_claim_follows_the_numbers(synthetic: ModuleType, tmp_path: Path, sh
     assert f"On Docstrings the law {verb} the best fixed dropout" in plain(section.blocks[0].parts)
 
 
-def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(results: Path) -> None:
-    (study,) = [study for study in find_studies(results) if study.regime == "tinystories"]
+def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(studies: list[Study]) -> None:
+    (study,) = [study for study in studies if study.regime == "tinystories"]
     frame = holdouts.held_out_cells(study)
     assert list(frame["dropout"]) == [0.3, 0.25]
     fits = {fit.unique_tokens: fit for fit in study.analysis.fits if fit.sampled_tokens == 262_144}
@@ -247,11 +252,11 @@ def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(results: Path
     assert "On TinyStories the interaction law, frozen beforehand, is off by" in plain(section.blocks[0].parts)
     mean = f"{frame['regret'].mean():.4f} nats per token on average"
     assert mean in plain(section.sentences["HoldoutsAbstract"])
-    assert holdouts.section([s for s in find_studies(results) if s.regime == "pydocs"]).blocks == []
+    assert holdouts.section([other for other in studies if other.regime == "pydocs"]).blocks == []
 
 
-def test_no_panel_cuts_what_another_scale_would_show(results: Path) -> None:
-    chain = next(study for study in find_studies(results) if study.chain is not None)
+def test_no_panel_cuts_what_another_scale_would_show(studies: list[Study]) -> None:
+    chain = next(study for study in studies if study.chain is not None)
     frames = figures.optimum_frames([chain])
     assert len(frames) == 2
     for order in (frames, [(1 - row, *rest) for row, *rest in frames]):
