@@ -21,7 +21,7 @@ from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.holdout import RIVALS
 from analysis.options import OneLineParser
 from analysis.report import make_folder, write_pair
-from analysis.tables import Experiment, load_experiment
+from analysis.tables import POINT, Experiment, load_experiment
 from analysis.targets import Targets, make_targets
 from analysis.terminal import interval_text, make_console, new_table
 from tune_dd.artifacts import METRICS as TABLE
@@ -36,45 +36,64 @@ CELL_KINDS = (*BEYOND.values(), ANOTHER)
 DRAWS = 2000
 
 
+# What makes a law of one run apply to another: the regime at one scale, under one tokenizer.
+PLACE = ("regime", "scale", "tokenizer_hash")
+Place = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream run: its rows, and the laws that it was run with, condition -> name of the form."""
+
+    table: pd.DataFrame
+    laws: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Study:
     """What was run, sorted by what it is for.
 
     Attributes:
-        calibrations: regime -> the runs that laws are fitted to.
-        holdouts: regime -> static runs that a law was frozen for beforehand.
-        streams: stream runs, each with the laws that it was run with in its ``config.json``.
+        calibrations: place -> rows of the runs that laws are fitted to.
+        holdouts: place -> rows of the static runs that a law was frozen for beforehand.
+        streams: the streams that a law was frozen for.
     """
 
-    calibrations: dict[str, Experiment]
-    holdouts: dict[str, Experiment]
-    streams: tuple[Experiment, ...]
+    calibrations: dict[Place, pd.DataFrame]
+    holdouts: dict[Place, pd.DataFrame]
+    streams: tuple[Stream, ...]
 
 
-def sort_runs(paths: Sequence[Any]) -> Study:
+def sort_runs(experiments: Sequence[Experiment]) -> Study:
     """Sort runs into calibrations, hold-outs and streams, by phase and by whether a law was frozen for them.
 
     Raises:
-        UserError: as ``load_experiment``, or there is no calibration among them.
+        UserError: there is no calibration among them.
     """
-    calibrations: dict[str, list[Any]] = {}
-    holdouts: dict[str, list[Any]] = {}
+    calibrations: dict[Place, list[pd.DataFrame]] = {}
+    holdouts: dict[Place, list[pd.DataFrame]] = {}
     streams = []
-    for path in paths:
-        run = load_experiment([path])
-        phases = set(run.table["phase"])
-        frozen = any(config.get("coefficients") for config in run.configs)
-        if phases <= {"confirm", "calibrate"}:
-            (holdouts if frozen else calibrations).setdefault(run.regime, []).append(path)
-        elif phases == {"stream"}:
-            streams.append(run)
+    for experiment in experiments:
+        laws = {config.get("run_id"): config.get("coefficients") for config in experiment.configs}
+        for (run_id, phase), rows in experiment.table.groupby(["run_id", "phase"], sort=True):
+            frozen = laws.get(run_id)
+            if phase in ("confirm", "calibrate"):
+                for key, own in rows.groupby(list(PLACE)):
+                    regime, scale, tokenizer = map(str, key)
+                    (holdouts if frozen else calibrations).setdefault((regime, scale, tokenizer), []).append(own)
+            elif phase == "stream" and frozen:
+                streams.append(Stream(rows, {law["condition"]: law["law"] for law in frozen}))
     if not calibrations:
         raise UserError("no calibrate or confirm run among them: name runs that a law can be fitted to")
-    return Study(
-        {regime: load_experiment(found) for regime, found in sorted(calibrations.items())},
-        {regime: load_experiment(found) for regime, found in sorted(holdouts.items())},
-        tuple(streams),
-    )
+    return Study(_join(calibrations), _join(holdouts), tuple(streams))
+
+
+def _join(parts: Mapping[Place, Sequence[pd.DataFrame]]) -> dict[Place, pd.DataFrame]:
+    """One table per place; what two runs hold counts once."""
+    return {
+        place: pd.concat(tables, ignore_index=True).drop_duplicates(list(POINT), ignore_index=True)
+        for place, tables in sorted(parts.items())
+    }
 
 
 def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) -> pd.DataFrame:
@@ -87,25 +106,25 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
     corpus. Laws that a calibration leaves undetermined are left out.
     """
-    cells = {regime: make_targets(None, cell_rows(run.table), seed=seed) for regime, run in study.calibrations.items()}
-    held = {regime: make_targets(None, cell_rows(run.table), seed=seed) for regime, run in study.holdouts.items()}
+    cells = {place: make_targets(None, cell_rows(rows), seed=seed) for place, rows in study.calibrations.items()}
+    held = {place: make_targets(None, cell_rows(rows), seed=seed) for place, rows in study.holdouts.items()}
     rows = []
-    for regime, run in study.calibrations.items():
+    for place, table in study.calibrations.items():
         for law in laws:
-            fitted = _fit(run, cells[regime], law, seed)
+            fitted = _fit(table, cells[place], law, seed)
             if fitted is None:
                 continue
-            if regime in held:
-                rows += _judge(fitted, held[regime], lambda *cell, known=cells[regime]: _kind(known, *cell))
-            for other in cells:
-                if other != regime:
-                    rows += _judge(fitted, cells[other], lambda *cell: ANOTHER)
+            if place in held:
+                rows += _judge(fitted, held[place], lambda *cell, known=cells[place]: _kind(known, *cell))
+            for other, targets in cells.items():
+                if other[0] != place[0] and other[1] == place[1]:
+                    rows += _judge(fitted, targets, lambda *cell: ANOTHER)
     return pd.DataFrame(rows)
 
 
-def _fit(run: Experiment, targets: Targets, law: str, seed: int) -> Coefficients | None:
+def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int) -> Coefficients | None:
     try:
-        return fit_law(None, cell_rows(run.table), law=law, n_bootstrap=1, seed=seed, targets=targets)
+        return fit_law(None, cell_rows(table), law=law, n_bootstrap=1, seed=seed, targets=targets)
     except UserError:
         return None
 
@@ -186,34 +205,33 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 def judge_streams(study: Study, *, n_bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Every law's path on every stream that it was frozen for, final validation loss, nats per token.
 
-    Returns one row per stream and law: regime, model, law, condition, path (dropout by stage), n_pairs,
+    Returns one row per stream and law: run (its id), regime, model, law, condition, path (dropout by stage), n_pairs,
     against_static with low and high (the law less the best static, chosen on other seeds), best_path (the
     condition with the lowest mean among all of the stream, whatever made it) and against_best with best_low and
     best_high. The best path was chosen on the seeds that it is compared on, so that distance is an upper bound.
     """
     rows = []
-    for run in study.streams:
-        laws = {law["condition"]: law["law"] for config in run.configs for law in config.get("coefficients", [])}
-        found = outcomes(run.table, METRICS[:1])
-        present = {condition: law for condition, law in laws.items() if condition in found.conditions}
+    for stream in study.streams:
+        found = outcomes(stream.table, METRICS[:1])
+        present = {condition: law for condition, law in stream.laws.items() if condition in found.conditions}
         if not present or not found.static.any():
             continue
         means = found.loss[METRICS[0]].mean(axis=1)
         best = found.conditions[int(np.nanargmin(means))]
         first = next(iter(present))
         settings: Mapping[str, Any] = {"metrics": METRICS[:1], "n_bootstrap": n_bootstrap, "seed": seed}
-        contrasts = compare(run.table, primary=first, **settings)
+        contrasts = compare(stream.table, primary=first, **settings)
         static = contrasts[contrasts["baseline"] == BEST_STATIC].set_index("condition")
-        table = run.table[run.table["phase"] == "stream"]
         for condition, law in present.items():
-            path = table[table["condition"] == condition].groupby("stage")["dropout"].first()
+            path = stream.table[stream.table["condition"] == condition].groupby("stage")["dropout"].first()
             row = {
-                "regime": run.regime,
-                "model": table["model"].iloc[0],
+                "run": stream.table["run_id"].iloc[0],
+                "regime": stream.table["regime"].iloc[0],
+                "model": stream.table["model"].iloc[0],
                 "law": law,
                 "condition": condition,
                 "path": " ".join(f"{p:.2f}" for p in path),
-                "n_pairs": int(static.loc[condition, "n_pairs"]),
+                "n_pairs": static.at[condition, "n_pairs"],
                 "against_static": static.loc[condition, "difference"],
                 "low": static.loc[condition, "low"],
                 "high": static.loc[condition, "high"],
@@ -221,7 +239,7 @@ def judge_streams(study: Study, *, n_bootstrap: int = 2000, seed: int = 0) -> pd
                 **dict.fromkeys(("against_best", "best_low", "best_high"), 0.0),
             }
             if condition != best:
-                contrast = compare(run.table, primary=condition, baseline=best, **settings).iloc[0]
+                contrast = compare(stream.table, primary=condition, baseline=best, **settings).iloc[0]
                 row |= {
                     "against_best": contrast["difference"],
                     "best_low": contrast["low"],
@@ -262,7 +280,7 @@ def laws_command(arguments: Sequence[str]) -> int:
     runs = options.runs or sorted(path.parent for path in options.results.glob(f"**/{TABLE}"))
     if not runs:
         raise UserError(f"no run below {options.results}: name runs, or --results FOLDER")
-    study = sort_runs(runs)
+    study = sort_runs([load_experiment([run]) for run in runs])
     every = judge_cells(study, seed=options.seed)
     cells = summarise_cells(every, seed=options.seed) if len(every) else every
     streams = judge_streams(study, n_bootstrap=options.bootstrap, seed=options.seed)
@@ -281,8 +299,10 @@ def laws_command(arguments: Sequence[str]) -> int:
                 row["law"], f"{row['regret_mean']:.3f}", interval, f"{row['regret_max']:.3f}", f"{row['rmse']:.3f}"
             )
         console.print(table)
-    for stream, rows in streams.groupby(["regime", "model"], sort=False) if len(streams) else ():
-        title = f"Stream of {', '.join(map(str, stream))}: final loss less the best static's, and the best path's"
+    for _, rows in streams.groupby("run", sort=False) if len(streams) else ():
+        first = rows.iloc[0]
+        what = "final loss less the best static's, and the best path's"
+        title = f"Stream of {first['regime']}, {first['model']}: {what}"
         table = new_table(title, console)
         for name in ("law", "dropout by stage", "less best static", "95 % interval", "less best path"):
             table.add_column(name, justify="left" if name == "law" else "right")

@@ -47,7 +47,7 @@ def check(words: list[str]) -> None:
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert words[1] in targets
         return
-    module, arguments = words[2], words[3:]
+    module, arguments = words[2], ["odds" if word == "NAME" else word for word in words[3:]]
     if any(word.startswith("[") for word in arguments):  # a synopsis
         return
     if module == "tune_dd.sweep":
@@ -55,7 +55,8 @@ def check(words: list[str]) -> None:
             parse(["pydocs" if word == "REGIME" else word for word in arguments])
     elif module == "tune_dd.corpus":
         if arguments:
-            build_parser().parse_args(arguments)
+            # Named in passing, `fetch` stands without the text that it would fetch.
+            build_parser().parse_args([*arguments, "owt"] if arguments == ["fetch"] else arguments)
     elif module == "benchmarks":
         assert {word for word in arguments if not word.startswith("-")} <= set(BENCHMARKS)
     elif module == "analysis.paper":

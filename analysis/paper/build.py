@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.paper import cells, holdouts, laws, markdown, reference, search, setup, streams, tex
+from analysis.paper import bakeoff, cells, holdouts, laws, markdown, reference, search, setup, streams, tex
 from analysis.paper.blocks import Figure, Number, Section, plain
 from analysis.paper.figures import render
 from analysis.paper.studies import Study, find_studies
@@ -24,6 +24,7 @@ SECTIONS: tuple[Callable[[Sequence[Study]], Section], ...] = (
     laws.section,
     streams.section,
     holdouts.section,
+    bakeoff.section,
     search.section,
 )
 

@@ -99,10 +99,23 @@ def distinct(studies: Sequence[Study]) -> Iterator[Study]:
     """The same, with labels that tell studies of one corpus and class apart: by what they are, else by their name."""
     for _, group in groupby(studies, key=lambda study: (study.evidence, study.label)):
         same = list(group)
-        kinds = ["chain" if study.chain is not None else next(iter(study.runs)) for study in same]
-        for study, kind in zip(same, kinds, strict=True):
-            mark = kind if kinds.count(kind) == 1 else study.name
+        marks = [[kind(study), f"{kind(study)}, {models(study)}", study.name] for study in same]
+        for number, study in enumerate(same):
+            mark = next(own for own, *others in zip(marks[number], *marks, strict=True) if others.count(own) == 1)
             yield study if len(same) == 1 else replace(study, label=f"{study.label} ({mark})")
+
+
+def kind(study: Study) -> str:
+    """What a study is, in a word: a calibration for which a law was frozen is a hold-out."""
+    if study.chain is not None:
+        return "chain"
+    phase = next(iter(study.runs))
+    frozen = any(config.get("coefficients") for config in study.configs.values())
+    return "hold-out" if frozen and phase in ("confirm", "calibrate") else phase
+
+
+def models(study: Study) -> str:
+    return " ".join(sorted(study.analysis.experiment.table["model"].unique()))
 
 
 def make_study(results: Path, folder: Path, runs: dict[str, Path], chain: dict[str, Any] | None) -> Study:

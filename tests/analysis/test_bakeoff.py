@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.bakeoff import ANOTHER, Study, judge_cells, judge_streams, sort_runs, summarise_cells, winner
+from analysis.bakeoff import ANOTHER, Place, Study, judge_cells, judge_streams, sort_runs, summarise_cells, winner
 from analysis.cells import cell_rows
 from analysis.coefficients import fit_law
+from analysis.tables import load_experiment
 from analysis.targets import make_targets
 from tune_dd.regimes import ModelSpec
 
@@ -24,7 +25,8 @@ LAW = {"condition": "law", "law": "interaction"}
 @pytest.fixture(scope="module")
 def runs(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
-    models = (SMALL, synthetic.POCKET_MODEL)
+    two = synthetic.POCKET_MODEL
+    models = (SMALL, two)
     inner, readouts = (4_000, 8_000, 16_000, 32_000), synthetic.READOUTS[:3]
     written = {
         "here": (synthetic.calibration(prefixes=inner, readouts=readouts, models=models), None),
@@ -33,23 +35,35 @@ def runs(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dic
             None,
         ),
         "held": (
-            synthetic.calibration(prefixes=(8_000, 64_000), models=(synthetic.POCKET_MODEL, LARGE), seeds=(0,)),
-            {"coefficients": [LAW]},
+            synthetic.calibration(
+                prefixes=(8_000, 64_000), models=(synthetic.POCKET_MODEL, LARGE), seeds=(7,), run_id="held"
+            ),
+            {"run_id": "held", "coefficients": [LAW]},
         ),
-        "stream": (synthetic.stream(), {"coefficients": [LAW]}),
+        "stream": (synthetic.stream(), {"run_id": "synthetic-stream", "coefficients": [LAW]}),
     }
     return {name: synthetic.write_run(folder / name, rows, config=config) for name, (rows, config) in written.items()}
 
 
 @pytest.fixture(scope="module")
 def study(runs: dict[str, Path]) -> Study:
-    return sort_runs(list(runs.values()))
+    return sort_runs([load_experiment([run]) for run in runs.values()])
 
 
-def test_runs_are_sorted_by_whether_a_law_was_frozen_for_them(study: Study) -> None:
-    assert set(study.calibrations) == {"pydocs", "owt"}
-    assert set(study.holdouts) == {"pydocs"}
-    assert len(study.streams) == 1
+def own(tables: dict[Place, pd.DataFrame]) -> pd.DataFrame:
+    (table,) = (rows for place, rows in tables.items() if place[0] == "pydocs")
+    return table
+
+
+def test_runs_are_sorted_by_whether_a_law_was_frozen_for_them(study: Study, runs: dict[str, Path]) -> None:
+    assert [place[0] for place in study.calibrations] == ["owt", "pydocs"]
+    assert [place[0] for place in study.holdouts] == ["pydocs"]
+    assert [stream.laws for stream in study.streams] == [{"law": "interaction"}]
+    together = sort_runs([load_experiment([runs["here"], runs["held"]])])
+    assert {name: len(table) for name, table in together.calibrations.items()} == {
+        name: len(table) for name, table in study.calibrations.items() if name[0] == "pydocs"
+    }
+    assert len(next(iter(together.holdouts.values()))) == len(next(iter(study.holdouts.values())))
 
 
 def test_every_held_out_cell_is_of_one_kind(study: Study) -> None:
@@ -66,9 +80,9 @@ def test_every_held_out_cell_is_of_one_kind(study: Study) -> None:
 
 
 def test_a_regret_is_that_of_the_frozen_law_in_the_cell(study: Study) -> None:
-    table = cell_rows(study.calibrations["pydocs"].table)
+    table = cell_rows(own(study.calibrations))
     fitted = fit_law(None, table, law="first_order", n_bootstrap=1)
-    held = make_targets(None, cell_rows(study.holdouts["pydocs"].table))
+    held = make_targets(None, cell_rows(own(study.holdouts)))
     cells = judge_cells(study, laws=("first_order",)).query("kind == 'larger P' and fitted_on == 'pydocs'")
     for fit in held.fits:
         if fit.model == LARGE.name:
