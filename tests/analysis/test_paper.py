@@ -18,7 +18,8 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 from tests_support import REPOSITORY
 
-from analysis.paper import figures, holdouts, streams, tex
+from analysis.bakeoff import judge_cells, sort_runs, summarise_cells
+from analysis.paper import bakeoff, figures, holdouts, streams, tex
 from analysis.paper.__main__ import main
 from analysis.paper.blocks import Cited, Number, plain
 from analysis.paper.build import SECTIONS, build
@@ -255,6 +256,23 @@ def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(studies: list
     assert holdouts.section([other for other in studies if other.regime == "pydocs"]).blocks == []
 
 
+def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: ModuleType, tmp_path: Path) -> None:
+    for regime, corpus in (("pydocs", "docstrings"), ("owt", "web")):
+        rows = synthetic.calibration(regime=regime, corpus=corpus, prefixes=(4_000, 8_000, 16_000, 32_000))
+        synthetic.write_finished(tmp_path / f"{regime}-calibrate-pocket" / "1", rows)
+    studies = find_studies(tmp_path)
+    section = bakeoff.section(studies)
+    (table,) = (block for block in section.blocks if hasattr(block, "groups"))
+    assert "Evidence class: rehearsal" in plain(table.caption)
+    cells = summarise_cells(judge_cells(sort_runs([study.analysis.experiment for study in studies])))
+    shown = {number.column: number.value for place, number in section.numbers() if "mean regret" in place}
+    for row in cells.to_dict("records"):
+        assert shown[f"law_cells.regret_mean, {row['kind']}, {row['law']}"] == row["regret_mean"]
+    best = cells.iloc[0]["law"].replace("_", " ")
+    assert f"The least mean regret is that of the {best} form for another corpus." in plain(section.blocks[0].parts)
+    assert bakeoff.section(studies[:1]).blocks == []
+
+
 def test_no_panel_cuts_what_another_scale_would_show(studies: list[Study]) -> None:
     chain = next(study for study in studies if study.chain is not None)
     frames = figures.optimum_frames([chain])
@@ -291,7 +309,8 @@ def test_the_report_of_a_regime_is_marked_and_complete(built: Path) -> None:
         assert (built / "docs" / image).read_bytes().startswith(b"\x89PNG")
     for section in SECTIONS:
         title = section([]).title
-        assert (f"\n## {title}\n" in text) == (title != "Predictions written down before training")
+        absent = ("Predictions written down before training", "Which law holds beyond its calibration")
+        assert (f"\n## {title}\n" in text) == (title not in absent)
     header = next(line for line in text.splitlines() if line.startswith("| corpus | path |"))
     rows = [line for line in text.splitlines() if line.count("|") == header.count("|") and "the law" in line]
     assert len(rows) == 2
