@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: sweep test test-faults test-slow lint set-up clean
+.PHONY: sweep test test-faults test-slow lint paper set-up clean
 
 sweep: $(VENV)/installed
 	$(BIN)/python -m tune_dd.sweep --quick
@@ -27,6 +27,14 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every number from ray_results/saved, then the PDF. Nothing is trained.
+PAPER := dropout_decay_regime_specific_pressure_law
+LATEX_HINT := error: no LaTeX here: install it with apt-get install texlive-latex-extra texlive-fonts-recommended latexmk
+paper: $(VENV)/installed
+	$(BIN)/python -m analysis.paper
+	@command -v latexmk >/dev/null && command -v pdflatex >/dev/null || { echo "$(LATEX_HINT)" >&2; exit 2; }
+	cd paper && SOURCE_DATE_EPOCH=0 latexmk -pdf -quiet -interaction=nonstopmode -halt-on-error $(PAPER).tex
 
 set-up: $(VENV)/installed
 

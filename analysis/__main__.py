@@ -4,6 +4,9 @@
     python -m analysis RUN [RUN ...]         # these, together
     python -m analysis advise --coefficients RUN/coefficients.json \\
         --params 31e6 --unique-tokens 1e6 --sampled-tokens 8e6
+    python -m analysis laws RUN [RUN ...]    # which form of law holds beyond what it was fitted to
+    python -m analysis save RUN_OR_CHAIN     # keep what it found under ray_results/saved/
+    python -m analysis.paper                 # tables, figures and numbers of paper/ from what is saved
 
 RUN is a run's folder, a metrics.jsonl, or a plain Tune experiment folder. Prints the tables, writes
 summary.*, model_selection.*, coefficients.json, comparison.*, figures/ and report.html into the run's
@@ -33,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from analysis.advise import advise_command
 
             return advise_command(arguments[1:])
+        if arguments[:1] == ["laws"]:
+            from analysis.bakeoff import laws_command
+
+            return laws_command(arguments[1:])
+        if arguments[:1] == ["save"]:
+            from analysis.saved import save_command
+
+            return save_command(arguments[1:])
         return analyse_command(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

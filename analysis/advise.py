@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from analysis.figures import count_text
 from analysis.options import OneLineParser
 from tune_dd.artifacts import read_json
 from tune_dd.errors import UserError
+from tune_dd.laws import LAWS, Array, get_law
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from analysis.coefficients import Coefficients
 
 UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "g": 1e9, "G": 1e9, "B": 1e9}
@@ -83,20 +90,55 @@ def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[f
         One row per stage: unique_tokens, sampled_tokens, dropout, low, high (95 % interval of the law's
         value), inside (whether the point lies in the convex hull of the calibrated cells).
     """
-    from analysis.coefficients import inside_calibration
-
-    unique, sampled = [u for u, _ in stages], [c for _, c in stages]
+    unique = [u for u, _ in stages]
+    sampled = coefficients.form.along(unique, [c for _, c in stages])
     low, high = coefficients.interval(n_params, unique, sampled)
     return pd.DataFrame(
         {
             "unique_tokens": unique,
-            "sampled_tokens": sampled,
+            "sampled_tokens": [c for _, c in stages],
             "dropout": coefficients.predict(n_params, unique, sampled),
             "low": low,
             "high": high,
             "inside": inside_calibration(coefficients, n_params, unique, sampled),
         }
     )
+
+
+def inside_calibration(
+    coefficients: Coefficients, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike
+) -> NDArray[np.bool_]:
+    """Whether points lie in the convex hull of the cells in (log10 P, log10 U, log10 C).
+
+    By linear programming (is the point a weighted mean of cells?), which also holds where all cells have
+    one model size and the hull is flat. Points within 1 % of it in P, U and C count as inside.
+    """
+    from scipy.optimize import linprog  # few analyses need it, and it takes long to import
+
+    corners = _log_points([[c["n_params"], c["unique_tokens"], c["sampled_tokens"]] for c in coefficients.cells])
+    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (n_params, unique_tokens, sampled_tokens)))
+    points = _log_points(np.stack([a.ravel() for a in arrays], axis=-1))
+    tolerance = np.log10(1.01)
+    upper = np.concatenate([corners.T, -corners.T])
+    inside = [
+        linprog(
+            np.zeros(len(corners)),
+            A_ub=upper,
+            b_ub=np.concatenate([point + tolerance, tolerance - point]),
+            A_eq=np.ones((1, len(corners))),
+            b_eq=[1.0],
+        ).status
+        == 0
+        for point in points
+    ]
+    return np.array(inside, dtype=np.bool_).reshape(arrays[0].shape)
+
+
+def _log_points(values: Sequence[Sequence[float]] | Array) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(array) & (array > 0)):
+        raise UserError("parameters, unique and sampled tokens must be positive and finite")
+    return np.asarray(np.log10(array))
 
 
 def advise_command(arguments: Sequence[str]) -> int:
@@ -107,7 +149,7 @@ def advise_command(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     stages = requested(options.stages, options.unique_tokens, options.sampled_tokens)
     n_params = parse_count(options.params)
-    coefficients = read_coefficients(options.coefficients)
+    coefficients = in_form(read_coefficients(options.coefficients), options.law)
     advice = advise(coefficients, n_params, stages)
     console = make_console()
     console.print(
@@ -133,7 +175,47 @@ def advise_command(arguments: Sequence[str]) -> int:
         )
         console.print(Text("There the law extrapolates, and its interval does not tell how far it may be off."))
     console.print(Text(scatter_text(coefficients.discrepancy, known=bool(advice["low"].notna().all()))))
+    if coefficients.held_out:
+        console.print(held_out_table(coefficients, console))
     return 0
+
+
+def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
+    """The coefficients read as the form ``name``, which may differ from theirs on streams alone.
+
+    Raises:
+        UserError: it is fitted otherwise, so these are not its coefficients.
+    """
+    if name is None or get_law(name).cells != coefficients.form.cells:
+        if name is not None:
+            raise UserError(
+                f"--law {name}: the coefficients are of the {coefficients.law} law: fit it with "
+                f"`python -m analysis RUN --law {name}`"
+            )
+        return coefficients
+    return replace(coefficients, law=name)
+
+
+def held_out_table(coefficients: Coefficients, console: Console) -> Table:
+    """What speaks for the form: every law's regret on what its fit left out, the law's own marked."""
+    from analysis.terminal import new_table
+
+    rows = pd.DataFrame(coefficients.held_out)
+    table = new_table("Regret of each law on cells left out, nats per token, mean (largest)", console)
+    kinds = list(dict.fromkeys(rows["holdout"]))
+    table.add_column("law")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+    for name, own in rows.groupby("law", sort=False):
+        by_kind = own.set_index("holdout")
+        shown = [
+            f"{by_kind.loc[kind, 'regret_mean']:.3f} ({by_kind.loc[kind, 'regret_max']:.3f})"
+            if kind in by_kind.index and pd.notna(by_kind.loc[kind, "regret_mean"])
+            else "-"
+            for kind in kinds
+        ]
+        table.add_row(str(name) + (" *" if name == coefficients.form.cells else ""), *shown)
+    return table
 
 
 def scatter_text(discrepancy: float, *, known: bool) -> str:
@@ -172,6 +254,7 @@ def parser() -> OneLineParser:
     result = OneLineParser(prog="python -m analysis advise", description=__doc__)
     add = result.add_argument
     add("--coefficients", type=Path, required=True, metavar="FILE", help="a coefficients.json, or the run that has it")
+    add("--law", choices=sorted(LAWS), help="read the coefficients as this form, such as a diluted one for a stream")
     add("--params", required=True, metavar="P", help="parameters of the model, such as 31e6")
     add("--unique-tokens", metavar="U", help="unique tokens in the training prefix, such as 1e6")
     add("--sampled-tokens", metavar="C", help="tokens sampled in all by then, such as 8e6")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
@@ -43,6 +43,8 @@ class Coefficients:
             the intervals are NaN.
         cells: one dictionary per cell used: what it is, its target, weight and the law's value.
         notes: what a reader must know, such as a fall from one law to another.
+        held_out: every law on every hold-out that the cells allow (rows of ``analysis.holdout.rivals``): what
+            speaks for this form or another.
     """
 
     regime: str
@@ -65,6 +67,7 @@ class Coefficients:
     n_bootstrap: int = 0
     seed: int = 0
     notes: tuple[str, ...] = ()
+    held_out: tuple[dict[str, Any], ...] = ()
     schema: int = SCHEMA
 
     @property
@@ -89,7 +92,7 @@ class Coefficients:
         if not self.draws:
             unknown = np.full(design.shape[:-1], math.nan)
             return unknown, unknown.copy()
-        values = np.clip(design @ np.array(self.draws).T, self.p_min, self.p_max)
+        values = np.clip(self.form.link.rate(design @ np.array(self.draws).T), self.p_min, self.p_max)
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
         return np.asarray(low), np.asarray(high)
 
@@ -109,6 +112,10 @@ class Coefficients:
         data["cells"] = [dict(cell) for cell in self.cells]
         data["draws"] = [list(draw) for draw in self.draws]
         data["notes"] = list(self.notes)
+        data["held_out"] = [
+            {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+            for row in self.held_out
+        ]
         return data
 
     @classmethod
@@ -132,6 +139,7 @@ class Coefficients:
         values["cells"] = tuple(data["cells"])
         values["draws"] = tuple(tuple(draw) for draw in data.get("draws", ()))
         values["notes"] = tuple(data.get("notes", ()))
+        values["held_out"] = tuple(data.get("held_out", ()))
         result = cls(**values)
         result.form.vector(result.coefficients)
         order = result.form.coefficients  # JSON written with sorted keys has lost it
@@ -145,7 +153,7 @@ class Coefficients:
 
 
 def problem_of(targets: Targets, law: Law, p_min: float = P_MIN, p_max: float = P_MAX) -> robust.Problem:
-    return robust.Problem(design_of(targets, law), targets.width, p_min, p_max)
+    return robust.Problem(design_of(targets, law), targets.width, p_min, p_max, law.link)
 
 
 def fit_law(
@@ -194,7 +202,7 @@ def fit_law(
     problem = problem_of(targets, form, p_min, p_max)
     rng = np.random.default_rng([seed, 1])
     beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
-    predicted = np.clip(problem.design @ beta, p_min, p_max)
+    predicted = problem.predict(problem.design @ beta)
     errors = (predicted - targets.dropout)[targets.point]
     discrepancy = _discrepancy(targets, errors, len(beta))
     draws = np.empty((0, len(beta)))
@@ -308,7 +316,9 @@ def _bootstrap(
     z = coordinate(np.clip(dropout, 0.0, 1.0))
     mask = np.ones((n_bootstrap, n))
     # The clamp leaves several basins: each draw starts from the estimate and from its own linear fit.
-    linear = robust.weighted_starts(problem.design, dropout, np.where(side == 0, targets.draw_weight, 0.0))
+    linear = robust.weighted_starts(
+        problem.design, problem.link.predictor(dropout), np.where(side == 0, targets.draw_weight, 0.0)
+    )
     results = [robust.minimise(problem, start, z, side, mask) for start in (np.tile(beta, (n_bootstrap, 1)), linear)]
     return np.where((results[0][1] <= results[1][1])[:, None], results[0][0], results[1][0])
 
@@ -327,8 +337,7 @@ def _leave_out(targets: Targets, problem: robust.Problem, beta: Array, group: ND
     refits, _ = robust.minimise(
         problem, np.tile(beta, shape), np.tile(targets.z, shape), np.tile(targets.side, shape), mask
     )
-    predicted = (problem.design * refits[member]).sum(axis=1)
-    return np.asarray(np.clip(predicted, problem.p_min, problem.p_max))
+    return problem.predict((problem.design * refits[member]).sum(axis=1))
 
 
 def _cell_records(targets: Targets, predicted: Array, left_out: Array | None) -> list[dict[str, Any]]:
@@ -363,39 +372,3 @@ def _cell_records(targets: Targets, predicted: Array, left_out: Array | None) ->
             )
         )
     ]
-
-
-def inside_calibration(
-    coefficients: Coefficients, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether points lie in the convex hull of the cells in (log10 P, log10 U, log10 C).
-
-    By linear programming (is the point a weighted mean of cells?), which also holds where all cells have
-    one model size and the hull is flat. Points within 1 % of it in P, U and C count as inside.
-    """
-    from scipy.optimize import linprog  # few analyses need it, and it takes long to import
-
-    corners = _log_points([[c["n_params"], c["unique_tokens"], c["sampled_tokens"]] for c in coefficients.cells])
-    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (n_params, unique_tokens, sampled_tokens)))
-    points = _log_points(np.stack([a.ravel() for a in arrays], axis=-1))
-    tolerance = np.log10(1.01)
-    upper = np.concatenate([corners.T, -corners.T])
-    inside = [
-        linprog(
-            np.zeros(len(corners)),
-            A_ub=upper,
-            b_ub=np.concatenate([point + tolerance, tolerance - point]),
-            A_eq=np.ones((1, len(corners))),
-            b_eq=[1.0],
-        ).status
-        == 0
-        for point in points
-    ]
-    return np.array(inside, dtype=np.bool_).reshape(arrays[0].shape)
-
-
-def _log_points(values: Sequence[Sequence[float]] | Array) -> Array:
-    array = np.asarray(values, dtype=np.float64)
-    if not np.all(np.isfinite(array) & (array > 0)):
-        raise UserError("parameters, unique and sampled tokens must be positive and finite")
-    return np.asarray(np.log10(array))

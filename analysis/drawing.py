@@ -63,7 +63,6 @@ def render(picture: Picture) -> tuple[str, bytes]:
         globals()[picture.kind](figure, picture)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        pass
         figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     return clean_svg(svg.getvalue(), picture), png.getvalue()
 

@@ -19,7 +19,7 @@ from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, design_rank, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
-RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable")
+RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable", "odds")
 
 
 def leave_one_cell_out(
@@ -136,7 +136,7 @@ def _predict_level(
         rng = np.random.default_rng([seed, 2])
         mask = (~held).astype(np.float64)
         beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng, mask)
-        predicted[held] = np.clip(problem.design[held] @ beta, p_min, p_max)
+        predicted[held] = problem.predict(problem.design[held] @ beta)
     return _held_out(targets, predicted, np.flatnonzero(held))
 
 
@@ -154,7 +154,7 @@ def _predict_folds(targets: Targets, law: str, p_min: float, p_max: float, seed:
         start, z, side = np.tile(whole, shape), np.tile(targets.z, shape), np.tile(targets.side, shape)
         refits = np.full((len(mask), len(whole)), np.nan)
         refits[left], _ = robust.minimise(problem, start, z, side, mask[left])
-        predicted = np.clip((problem.design * refits[fold]).sum(axis=1), p_min, p_max)
+        predicted = problem.predict((problem.design * refits[fold]).sum(axis=1))
     return _held_out(targets, predicted, np.arange(len(targets)))
 
 

@@ -257,7 +257,9 @@ def fit(
         if law is not None:
             raise
         return None, None, f"No law is fitted: {error}."
-    return fitted, rivals(selection, table, seed=seed, targets=targets), ""
+    held_out = rivals(selection, table, seed=seed, targets=targets)
+    records = tuple({str(key): value for key, value in row.items()} for row in held_out.to_dict("records"))
+    return replace(fitted, held_out=records), held_out, ""
 
 
 def compare_stream(table: pd.DataFrame, notes: list[str], n_bootstrap: int, seed: int) -> pd.DataFrame | None:

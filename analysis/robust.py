@@ -13,13 +13,13 @@ solves the same problem one at a time, and a test holds the two together.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.curves import SHIFT, coordinate
-from tune_dd.laws import Array
+from tune_dd.laws import IDENTITY, Array, Link
 
 Sides = NDArray[np.int64]
 MAX_ITERATIONS = 60
@@ -31,24 +31,30 @@ CHUNK = 250
 
 @dataclass(frozen=True)
 class Problem:
-    """What all problems of a batch share: design (n, k), width (n,) and the law's clamp."""
+    """What all problems of a batch share: design (n, k), width (n,), the law's clamp and its link."""
 
     design: Array
     width: Array
     p_min: float
     p_max: float
+    link: Link = IDENTITY
+
+    def predict(self, raw: Array) -> Array:
+        """The law's dropout from its linear predictor, of any shape."""
+        return np.asarray(np.clip(self.link.rate(raw), self.p_min, self.p_max))
 
     def residuals(self, beta: Array, z: Array, side: Sides | Array) -> tuple[Array, Array]:
         """u and du/draw, both (B, n), for coefficients (B, k), targets and sides (B, n)."""
         raw = beta @ self.design.T
-        p = np.clip(raw, self.p_min, self.p_max)
+        rate = self.link.rate(raw)
+        p = np.clip(rate, self.p_min, self.p_max)
         u, root, idle = self._misses(p, z, side)
-        gradient = np.where((raw == p) & ~idle, 0.5 / (root * self.width), 0.0)
+        gradient = np.where((rate == p) & ~idle, 0.5 / (root * self.width) * self.link.slope(raw), 0.0)
         return u, gradient
 
     def cost(self, beta: Array, z: Array, side: Sides | Array, mask: Array) -> Array:
         """(B,) soft-L1 regret."""
-        u, _, _ = self._misses(np.clip(beta @ self.design.T, self.p_min, self.p_max), z, side)
+        u, _, _ = self._misses(self.predict(beta @ self.design.T), z, side)
         return np.asarray((mask * 2.0 * (np.sqrt(1.0 + u**2) - 1.0)).sum(axis=1))
 
     def _misses(self, p: Array, z: Array, side: Sides | Array) -> tuple[Array, Array, NDArray[np.bool_]]:
@@ -90,7 +96,7 @@ def _minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array
     design = problem.design / scale
     k = design.shape[1]
     outer = (design[:, :, None] * design[:, None, :]).reshape(len(design), k * k)
-    scaled = Problem(design, problem.width, problem.p_min, problem.p_max)
+    scaled = replace(problem, design=design)
     beta = start * scale
     cost = scaled.cost(beta, z, side, mask)
     damping = np.full(len(beta), 1e-3)
@@ -123,24 +129,24 @@ def _minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array
     return beta / scale, cost
 
 
-def weighted_starts(design: Array, dropout: Array, weight: Array) -> Array:
-    """Weighted linear least squares: (B, k) minimisers of sum_i weight_bi (dropout_bi - design_i . beta_b)^2."""
+def weighted_starts(design: Array, predictor: Array, weight: Array) -> Array:
+    """Weighted linear least squares: (B, k) minimisers of sum_i weight_bi (predictor_bi - design_i . beta_b)^2."""
     n, k = design.shape
     outer = (design[:, :, None] * design[:, None, :]).reshape(n, k * k)
     normal = (weight @ outer).reshape(-1, k, k)
-    right = (weight * dropout) @ design
+    right = (weight * predictor) @ design
     return np.asarray(np.einsum("bij,bj->bi", np.linalg.pinv(normal, hermitian=True), right))
 
 
-def starts(design: Array, dropout: Array, weight: Array, rng: np.random.Generator, n_random: int = 6) -> Array:
+def starts(design: Array, predictor: Array, weight: Array, rng: np.random.Generator, n_random: int = 6) -> Array:
     """Starting points (n_random + 3, k): weighted, unweighted, a constant, and spread around the first."""
     inside = weight > 0
-    first = weighted_starts(design, dropout[None], weight[None])[0]
-    plain = weighted_starts(design, dropout[None], inside[None].astype(np.float64))[0]
+    first = weighted_starts(design, predictor[None], weight[None])[0]
+    plain = weighted_starts(design, predictor[None], inside[None].astype(np.float64))[0]
     constant = np.zeros(design.shape[1])
-    constant[-1] = np.average(dropout[inside], weights=weight[inside])  # the last column is the constant
+    constant[-1] = np.average(predictor[inside], weights=weight[inside])  # the last column is the constant
     spread = np.linalg.pinv((design * weight[:, None]).T @ design, hermitian=True)
-    spread *= max(float(np.average((dropout - design @ first) ** 2, weights=weight)), 1e-4) * weight.mean()
+    spread *= max(float(np.average((predictor - design @ first) ** 2, weights=weight)), 1e-4) * weight.mean()
     random = rng.multivariate_normal(first, 9.0 * len(design) * spread, n_random, method="svd")
     return np.concatenate([np.stack([first, plain, constant]), random])
 
@@ -155,7 +161,7 @@ def fit(
 ) -> tuple[Array, float]:
     """The best of several starts: coefficients (k,) and cost. ``mask`` (n,) leaves cells out."""
     mask = np.ones(len(dropout)) if mask is None else mask
-    begin = starts(problem.design, dropout, weight * mask, rng)
+    begin = starts(problem.design, problem.link.predictor(dropout), weight * mask, rng)
     shape = (len(begin), 1)
     beta, cost = minimise(
         problem, begin, np.tile(coordinate(dropout), shape), np.tile(side, shape), np.tile(mask, shape)

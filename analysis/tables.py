@@ -32,6 +32,7 @@ SHARED = {
     "context": "the context belongs to the protocol of a regime: analyse the runs one by one",
     "batch_size": "the batch size belongs to the protocol of a regime: analyse the runs one by one",
 }
+SAVED = "saved"  # below the storage: copies of `analysis.saved`, which are never the newest run
 DTYPES = {int: "int64", float: "float64", str: "str"}
 
 
@@ -89,12 +90,13 @@ def from_result_grid(grid: Any) -> Experiment:
 
 
 def newest_run(storage: Path) -> Path:
-    """The run whose results were written last, anywhere under ``storage``.
+    """The run whose results were written last, anywhere under ``storage`` but among those saved there.
 
     Raises:
         UserError: there is none.
     """
-    found = sorted((path.stat().st_mtime_ns, path.parent) for path in Path(storage).glob(f"**/{METRICS}"))
+    paths = (path for path in Path(storage).glob(f"**/{METRICS}") if SAVED not in path.relative_to(storage).parts[:-1])
+    found = sorted((path.stat().st_mtime_ns, path.parent) for path in paths)
     if not found:
         raise UserError(f"no run under {storage}: name the folder of a run, or start one with `tune_dd.sweep`")
     return found[-1][1]

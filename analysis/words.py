@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ CLASS_WORDS = {
     "rehearsal": "Rehearsal: pocket scale; it shows that the method works and is no evidence for the reference study.",
 }
 SIGNIFICANT = 0.05
+Row = pd.Series | Mapping[Any, Any]  # of a table
 UNCERTAIN = {
     "censored_low": "at its low end",
     "censored_high": "at its high end",
@@ -70,17 +72,23 @@ def move(cells: pd.DataFrame, column: str, letter: str) -> str:
             return f"stays {optimum(a)} from {places[0]} to {places[1]}"
         end = "highest" if a["status"] == "censored_high" else "lowest"
         return f"stays at the {end} tried, {best(a):.3g} (censored), from {places[0]} to {places[1]}"
-    verb = "does not move clearly:"
-    if not (np.isfinite(a["fitted_low"]) and np.isfinite(b["fitted_low"])):
-        verb = "falls" if best(b) < best(a) else "rises"
-    elif bounds(b)[1] < bounds(a)[0]:
-        verb = "falls"
-    elif bounds(a)[1] < bounds(b)[0]:
-        verb = "rises"
+    shown = change(a, b)
+    if shown is None:
+        shown = -1 if best(b) < best(a) else 1
+    verb = {-1: "falls", 0: "does not move clearly:", 1: "rises"}[shown]
     return f"{verb} from {optimum(a)} at {places[0]} to {optimum(b)} at {places[1]}"
 
 
-def bounds(row: pd.Series) -> tuple[float, float]:
+def change(a: Row, b: Row) -> int | None:
+    """-1 (the optimum falls from a to b), 1 (it rises) or 0: their intervals meet; None where one has none."""
+    if not (np.isfinite(a["fitted_low"]) and np.isfinite(b["fitted_low"])):
+        return None
+    if bounds(b)[1] < bounds(a)[0]:
+        return -1
+    return 1 if bounds(a)[1] < bounds(b)[0] else 0
+
+
+def bounds(row: Row) -> tuple[float, float]:
     """What the cell says of its optimum: an interval, half a line where censored, all rates where it says nothing."""
     if row["status"] == "no_signal":
         return 0.0, 1.0
@@ -124,12 +132,25 @@ def stream_sentence(comparison: pd.DataFrame) -> str:
 
 
 def verdict(row: pd.Series) -> str:
-    """What a contrast shows. A direction is claimed where the interval and the t test both bear it out."""
+    """What a contrast shows, in words."""
+    words = {None: "cannot be told from", -1: "ends lower than", 1: "ends higher than"}
+    return words.get(direction(row, t_test(row)[1]), "is not shown to differ from")
+
+
+def direction(row: Row, p: float) -> int | None:
+    """-1 (lower), 1 (higher) or 0 (neither is shown); None where there is no interval.
+
+    A direction is claimed where the interval and the t test both bear it out.
+
+    Args:
+        row: a row of comparison.csv.
+        p: of the t test, adjusted where the contrast is one of several.
+    """
     if not np.isfinite(row["low"]):
-        return "cannot be told from"
-    if t_test(row)[1] < SIGNIFICANT and (row["high"] < 0 or row["low"] > 0):
-        return "ends lower than" if row["high"] < 0 else "ends higher than"
-    return "is not shown to differ from"
+        return None
+    if p < SIGNIFICANT and (row["high"] < 0 or row["low"] > 0):
+        return -1 if row["high"] < 0 else 1
+    return 0
 
 
 def t_test(row: pd.Series) -> tuple[str, float]:

@@ -38,6 +38,7 @@ from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.laws import Array, get_law
 from tune_dd.regimes import ModelSpec
+from tune_dd.sweep.runs import DEFAULT_STORAGE
 
 DROPOUTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 SEEDS = (0, 1, 2)
@@ -337,6 +338,6 @@ def measure(
 
 def run(*, quick: bool = False, runs: Sequence[Path] | None = None) -> dict[str, Any]:
     where = machine()
-    folders = sorted((REPOSITORY / "ray_results").glob("*/*/")) if runs is None else list(runs)
-    folders = [folder for folder in folders if (folder / artifacts.CONFIG).is_file()]
+    below = [file.parent for file in sorted((REPOSITORY / DEFAULT_STORAGE).rglob(artifacts.CONFIG))]
+    folders = below if runs is None else [folder for folder in runs if (folder / artifacts.CONFIG).is_file()]
     return {**where, **measure(folders, simulations=4 if quick else 50, n_bootstrap=200 if quick else 2000)}

@@ -26,7 +26,7 @@ from search_spaces.locked_stream import on_one_stream, stages_of
 from search_spaces.samplers import SAMPLERS, sample
 from search_spaces.space import Following, Outcome, Setting
 from tune_dd.errors import UserError
-from tune_dd.laws import Array, get_law
+from tune_dd.laws import Array, Law, get_law
 from tune_dd.regimes import MIN_SEARCH_POINTS, ModelSpec, Scale, check_increasing, check_seeds
 from tune_dd.trial import TrialSpec, short_count
 
@@ -89,13 +89,22 @@ class StartingLaw:
     sampled_tokens: tuple[int, ...]
 
     @property
+    def form(self) -> Law:
+        return get_law(self.name)
+
+    @property
     def constant(self) -> str:
         """Name of the coefficient of the constant column, the last one of every form."""
-        return get_law(self.name).coefficients[-1]
+        return self.form.coefficients[-1]
 
     def path(self, coefficients: Mapping[str, float]) -> tuple[float, ...]:
         """The dropout of each stage, clamped."""
         return self._read(coefficients, self.p_min, self.p_max)
+
+    @property
+    def counted(self) -> tuple[float, ...]:
+        """C by the end of each stage as the law counts it."""
+        return self.form.along(self.prefixes, self.sampled_tokens)
 
     def shape(self) -> tuple[float, ...]:
         """The fitted law's path without its clamp."""
@@ -103,22 +112,25 @@ class StartingLaw:
 
     def columns(self) -> Array:
         """(stages, coefficients) design of the stream."""
-        return get_law(self.name).design(self.n_params, self.prefixes, self.sampled_tokens)
+        return self.form.design(self.n_params, self.prefixes, self.counted)
 
     def stretched(self, first: float, last: float) -> dict[str, float]:
-        """Coefficients whose unclamped path is the fitted one, mapped so that it begins and ends as given."""
-        shape = self.shape()
-        factor = (last - first) / (shape[-1] - shape[0])
+        """Coefficients whose unclamped path is the fitted one, mapped so that it begins and ends as given.
+
+        Mapped where the law is linear: in its predictor, which for most forms is the dropout itself.
+        """
+        shape = self.form.predictor(self.coefficients, self.n_params, self.prefixes, self.counted)
+        begin, end = self.form.predictor_of(first), self.form.predictor_of(last)
+        factor = (end - begin) / float(shape[-1] - shape[0])
         moved = {name: factor * value for name, value in self.coefficients.items()}
-        return moved | {self.constant: moved[self.constant] + (first - factor * shape[0])}
+        return moved | {self.constant: moved[self.constant] + (begin - factor * float(shape[0]))}
 
     def fixed(self, dropout: float) -> dict[str, float]:
         """Coefficients of the same dropout at every stage."""
-        return dict.fromkeys(self.coefficients, 0.0) | {self.constant: dropout}
+        return dict.fromkeys(self.coefficients, 0.0) | {self.constant: self.form.predictor_of(dropout)}
 
     def _read(self, coefficients: Mapping[str, float], low: float, high: float) -> tuple[float, ...]:
-        law = get_law(self.name)
-        path = law.dropout(coefficients, self.n_params, self.prefixes, self.sampled_tokens, p_min=low, p_max=high)
+        path = self.form.dropout(coefficients, self.n_params, self.prefixes, self.counted, p_min=low, p_max=high)
         return tuple(float(value) for value in path)
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,10 +240,12 @@ class ScheduleSpace:
             low, high = min(law.p_min, *ends), max(law.p_max, *ends)
             return {FIRST: (low, high), LAST: (low, high)}
         fixed, ranges = law.fixed(self.static), {}
-        for column, name in zip(law.columns().T, get_law(law.name).coefficients, strict=True):
+        slope = law.form.link.slope(np.asarray(law.form.predictor_of(self.static)))
+        reach = _REACH / float(slope)
+        for column, name in zip(law.columns().T, law.form.coefficients, strict=True):
             value = law.coefficients[name]
             moves = 1.0 if name == law.constant else float(np.ptp(column))
-            margin = max(_WIDENING * abs(value - fixed[name]), _REACH / moves if moves > 0 else 0.0)
+            margin = max(_WIDENING * abs(value - fixed[name]), reach / moves if moves > 0 else 0.0)
             ranges[name] = (min(value, fixed[name]) - margin, max(value, fixed[name]) + margin)
         return ranges
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -108,6 +109,12 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def checksum(value: dict[str, Any]) -> str:
+    """Of a JSON object, without the key ``checksum``: 16 hex digits. Seals config.json and suggestions.json."""
+    text = json.dumps({k: v for k, v in value.items() if k != "checksum"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sync_folder(folder: Path) -> None:

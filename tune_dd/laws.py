@@ -1,9 +1,17 @@
 """The registry of dropout laws: a form is added here, and fit, schedule, advise and report understand it.
 
 A law gives the dropout of a model of P parameters that has drawn C tokens from a prefix of U unique ones:
-``p = clamp(p_min, p_max, sum_j coefficient_j * column_j(P, U, C))``, linear in its coefficients. The
-reference is the *interaction* form ``A x + B y + D x y + C0`` with the pressures ``x = log10(P/U)`` and
-``y = log10(C/U)`` (DOI 10.5281/zenodo.20616633).
+``p = clamp(p_min, p_max, link(sum_j coefficient_j * column_j(P, U, C)))``, linear in its coefficients up to the
+link. The reference is the *interaction* form ``A x + B y + D x y + C0`` with the pressures ``x = log10(P/U)`` and
+``y = log10(C/U)`` (DOI 10.5281/zenodo.20616633), whose link is the identity.
+
+The *odds* form is ours: a power law ``p / (1 - p) = 10^c0 P^a_P U^a_U C^a_C``. The odds are the variance that
+multiplicative dropout noise adds to an activation, relative to its square; as a power law they tend to 0 and never
+reach it, where a form linear in p runs into the clamp.
+
+On a stream, C counts every draw alike, also those from earlier, smaller prefixes. The *diluted* forms are the same
+laws, fitted to the same cells, but weigh a draw from the prefix U_s at a stage of prefix U_t by ``U_s / U_t``, or
+*half diluted* by its root: what repeated a part of the text presses less than what repeats the whole.
 
 Since ``x - y = log10(P/C)``, cells that all share one P/C ratio give the interaction form a design of
 rank 3 at most: a calibration needs two ratios.
@@ -11,8 +19,10 @@ rank 3 at most: a calibration needs two ratios.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +35,44 @@ Array = NDArray[np.float64]
 # The clamp of the reference study: below 0.02 dropout is not worth its noise, above 0.65 nothing was measured.
 P_MIN, P_MAX = 0.02, 0.65
 DEFAULT_LAW = "interaction"
+# Ours: what the name of a diluted form ends with, and its exponent.
+DILUTIONS = {"_half_diluted": 0.5, "_diluted": 1.0}
+
+
+@dataclass(frozen=True)
+class Link:
+    """What takes the linear predictor to a dropout rate: strictly increasing, with its inverse and slope.
+
+    Attributes:
+        rate: predictor -> dropout.
+        predictor: dropout in (0, 1) -> predictor; rates at an end are taken as close to it.
+        slope: predictor -> d rate / d predictor.
+    """
+
+    rate: Callable[[Array], Array]
+    predictor: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+IDENTITY = Link(lambda raw: raw, lambda p: p, np.ones_like)
+
+
+def _odds_rate(raw: Array) -> Array:
+    """10^raw / (1 + 10^raw), without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * np.log(10.0) * raw)))
+
+
+def _odds_slope(raw: Array) -> Array:
+    rate = _odds_rate(raw)
+    return np.asarray(np.log(10.0) * rate * (1.0 - rate))
+
+
+def _log_odds(p: Array) -> Array:
+    inside = np.clip(p, 1e-3, 1.0 - 1e-3)
+    return np.asarray(np.log10(inside / (1.0 - inside)))
+
+
+ODDS = Link(_odds_rate, _log_odds, _odds_slope)
 
 
 @dataclass(frozen=True)
@@ -36,12 +84,39 @@ class Law:
         coefficients: names, one per design column, in order.
         columns: (log10 P, log10 U, log10 C), arrays of one shape -> that many columns of that shape.
         formula: the form as a reader writes it.
+        link: from the linear predictor to the rate.
+        dilution: on a stream, a draw from the prefix U_s counts ``(U_s / U_t)^dilution`` at a stage of prefix U_t.
+        cells: name of the form that is fitted: another one for a form that differs on streams alone.
     """
 
     name: str
     coefficients: tuple[str, ...]
     columns: Callable[[Array, Array, Array], tuple[Array, ...]]
     formula: str
+    link: Link = IDENTITY
+    dilution: float = 0.0
+    cells: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", self.cells or self.name)
+
+    def along(self, unique_tokens: Sequence[float], sampled_tokens: Sequence[float]) -> tuple[float, ...]:
+        """C of each stage of a stream as the law counts it, tokens.
+
+        Args:
+            unique_tokens: U_t of each stage.
+            sampled_tokens: C_t by the end of each stage, cumulative.
+
+        Returns:
+            ``sum_s (C_s - C_{s-1}) (U_s / U_t)^dilution`` over s up to t: C_t itself without dilution.
+        """
+        if self.dilution == 0:
+            return tuple(float(c) for c in sampled_tokens)
+        drawn = [later - earlier for earlier, later in pairwise((0, *sampled_tokens))]
+        return tuple(
+            math.fsum(drawn[s] * (unique_tokens[s] / unique_tokens[t]) ** self.dilution for s in range(t + 1))
+            for t in range(len(unique_tokens))
+        )
 
     def design(self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike) -> Array:
         """The design matrix: the broadcast shape of the arguments, with one last axis of coefficients.
@@ -61,6 +136,10 @@ class Law:
             logs.append(np.log10(array))
         log_p, log_u, log_c = np.broadcast_arrays(*logs)
         return np.stack(self.columns(log_p, log_u, log_c), axis=-1)
+
+    def predictor_of(self, dropout: float) -> float:
+        """The linear predictor at which the law gives that dropout."""
+        return float(self.link.predictor(np.asarray(dropout, dtype=np.float64)))
 
     def vector(self, coefficients: Mapping[str, float]) -> Array:
         """The coefficients as a vector in the law's order.
@@ -89,28 +168,57 @@ class Law:
         p_max: float = P_MAX,
     ) -> Array:
         """The law's dropout, clamped to [p_min, p_max]; shape: the broadcast shape of the arguments."""
+        raw = self.predictor(coefficients, n_params, unique_tokens, sampled_tokens)
+        return np.asarray(np.clip(self.link.rate(raw), p_min, p_max))
+
+    def predictor(
+        self,
+        coefficients: Mapping[str, float],
+        n_params: ArrayLike,
+        unique_tokens: ArrayLike,
+        sampled_tokens: ArrayLike,
+    ) -> Array:
+        """The linear predictor, before link and clamp; shape: the broadcast shape of the arguments."""
         design = self.design(n_params, unique_tokens, sampled_tokens)
         # Summed column by column, not by a matrix product, whose last digit depends on how many points are
         # asked for at once: a dropout is part of a trial's content hash.
         raw = np.zeros(design.shape[:-1])
         for column, value in enumerate(self.vector(coefficients)):
             raw = raw + value * design[..., column]
-        return np.asarray(np.clip(raw, p_min, p_max))
+        return np.asarray(raw)
 
 
 def _ones(like: Array) -> Array:
     return np.ones_like(like)
 
 
+def _diluted(law: Law) -> tuple[Law, ...]:
+    return tuple(
+        replace(law, name=law.name + suffix, formula=f"{law.formula}, C diluted on streams", dilution=exponent)
+        for suffix, exponent in DILUTIONS.items()
+    )
+
+
+_INTERACTION = Law(
+    "interaction",
+    ("A", "B", "D", "C0"),
+    lambda p, u, c: (p - u, c - u, (p - u) * (c - u), _ones(p)),
+    "A x + B y + D x y + C0, x = log10(P/U), y = log10(C/U)",
+)
+_ODDS = Law(
+    "odds",
+    ("a_P", "a_U", "a_C", "C0"),
+    lambda p, u, c: (p, u, c, _ones(p)),
+    "log10(p/(1-p)) = a_P log10(P) + a_U log10(U) + a_C log10(C) + C0",
+    link=ODDS,
+)
 LAWS: dict[str, Law] = {
     law.name: law
     for law in (
-        Law(
-            "interaction",
-            ("A", "B", "D", "C0"),
-            lambda p, u, c: (p - u, c - u, (p - u) * (c - u), _ones(p)),
-            "A x + B y + D x y + C0, x = log10(P/U), y = log10(C/U)",
-        ),
+        _INTERACTION,
+        *_diluted(_INTERACTION),
+        _ODDS,
+        *_diluted(_ODDS),
         Law(
             "first_order",
             ("A", "B", "C0"),

@@ -2,7 +2,7 @@
 
 Convention: the law is read at stage t with C_t, the tokens sampled *by the end* of the stage over all
 stages, just as a calibration cell is labelled with the C at which it is read out. U_t is the stage's own
-prefix. What earlier, smaller prefixes contributed to C_t is not told apart by these forms.
+prefix. How a form counts what earlier, smaller prefixes contributed to C_t is its own affair (``Law.along``).
 
 Pure: no torch, no Ray, no files.
 """
@@ -100,7 +100,9 @@ def law_path(
         raise UserError(f"sampled tokens {list(sampled_tokens)} must grow from stage to stage: they are cumulative")
     if not 0.0 <= p_min <= p_max < 1.0:
         raise UserError(f"clamp [{p_min}, {p_max}] must satisfy 0 <= p_min <= p_max < 1")
-    path = get_law(law).dropout(coefficients, n_params, unique_tokens, sampled_tokens, p_min=p_min, p_max=p_max)
+    form = get_law(law)
+    counted = form.along(unique_tokens, sampled_tokens)
+    path = form.dropout(coefficients, n_params, unique_tokens, counted, p_min=p_min, p_max=p_max)
     return Schedule(condition, "law", tuple(float(value) for value in path))
 
 

@@ -220,3 +220,48 @@ def write_tune_experiment(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
                 extra = {"trial_id": f"061ce_{number:05d}", "training_iteration": iteration, "done": False}
                 file.write(json.dumps({**row, **extra, "pid": 5236, "config": config}) + "\n")
     return folder
+
+
+def write_finished(
+    folder: Path, rows: list[dict[str, Any]], *, title: str = "Docstrings", home: str = "/home/someone/a study"
+) -> Path:
+    """A finished run whose files name paths in the folder that it was started in, ``home``, and elsewhere."""
+    config = {
+        "schema": artifacts.SCHEMA,
+        "regime": {"name": rows[0]["regime"], "title": title, "corpus": {"globs": [f"{home}/data/*.txt"]}},
+        "phase": rows[0]["phase"],
+        "scale_name": rows[0]["scale"],
+        "scale": {"protocol": {"warmup_steps": PROTOCOL.warmup_steps}},
+        "n_trials": len({row["trial_name"] for row in rows}),
+        "command": f"python -m tune_dd.sweep pydocs --corpus-glob '{home}/data/*.txt' --corpus=/mnt/disk/texts/a.txt",
+        "data": {
+            "cache_folder": f"{home}/.cache/dropout_decay_pydocs",
+            "manifest": {"sources": [{"path": "/mnt/disk/texts/a.txt"}, {"path": f"{home}/data/b.txt"}]},
+        },
+        "platform": "Linux-6.1.0-13-amd64-x86_64-with-glibc2.36",
+        "attribution": "DOI 10.5281/zenodo.20616633, https://example.org/a/b, losses in nats/token",
+    }
+    run = write_run(folder, rows, config=config | {"checksum": artifacts.checksum(config)})
+    with open(run / artifacts.LEDGER, "a") as ledger:
+        ledger.write("another\t\t\tcrash\tcannot read /mnt/disk/texts/a.txt: gone\n")
+    (run / artifacts.REPORT).write_text("a page")
+    (run / artifacts.JOURNALS).mkdir()
+    (run / artifacts.JOURNALS / "x.safetensors").write_bytes(b"weights")
+    return run
+
+
+def write_chain(storage: Path, phases: dict[str, list[dict[str, Any]]], *, title: str = "Docstrings") -> Path:
+    """A finished chain of these phases, whose runs are called 1, 2, ..., and itself after them."""
+    runs = {}
+    for number, (phase, rows) in enumerate(phases.items(), start=1):
+        regime = rows[0]["regime"]
+        write_finished(storage / f"{regime}-{phase}-pocket" / str(number), rows, title=title)
+        runs[phase] = f"../../{regime}-{phase}-pocket/{number}"
+    folder = storage / f"{regime}-all-pocket" / str(len(phases) + 1)
+    (folder / "law").mkdir(parents=True)
+    (folder / "law" / "coefficients.json").write_text("{}\n")
+    (folder / artifacts.REPORT).write_text("a page")
+    options = [regime, "--corpus", "/mnt/disk/texts/a.txt"]
+    record = {"schema": artifacts.SCHEMA, "finished": True, "runs": runs, "options": options, "decisions": []}
+    artifacts.write_json(folder / "chain.json", record)
+    return folder

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.advise import advise, parse_count, parse_stages, read_coefficients
+from analysis.advise import advise, in_form, parse_count, parse_stages, read_coefficients
 from analysis.coefficients import Coefficients, fit_law
+from analysis.report import analyse
 from analysis.tables import load_experiment
 from tune_dd.artifacts import write_json
 from tune_dd.errors import UserError
@@ -109,3 +110,41 @@ def test_no_scatter_is_not_called_scatter(file: Path, tmp_path: Path, capsys: py
         write_json(tmp_path / "coefficients.json", {**data, "discrepancy": discrepancy})
         assert main(["advise", "--coefficients", str(tmp_path), *point]) == 0
         assert expected in " ".join(capsys.readouterr().out.split())
+
+
+def test_advice_may_be_read_as_a_form_that_differs_on_streams_alone(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coefficients = read_coefficients(file)
+    stages = [(4_000, 131_072), (16_000, 262_144)]
+    plain = advise(coefficients, 163_840, stages)
+    diluted = advise(in_form(coefficients, "interaction_diluted"), 163_840, stages)
+    assert diluted["dropout"][0] == plain["dropout"][0]
+    expected = coefficients.predict(163_840, 16_000, 131_072 / 4 + 131_072)
+    assert diluted["dropout"][1] == pytest.approx(float(expected))
+    assert diluted["sampled_tokens"].tolist() == [131_072, 262_144]
+    command = ["advise", "--coefficients", str(file), "--params", "163840", "--stages", "4k:131072,16k:262144"]
+    assert main([*command, "--law", "interaction_diluted"]) == 0
+    assert f"{expected:.3f}" in capsys.readouterr().out
+    assert main([*command, "--law", "odds"]) == 2
+    assert "of the interaction law: fit it with" in capsys.readouterr().err
+
+
+def test_advice_shows_what_speaks_for_the_law(
+    synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.calibration(prefixes=(4_000, 8_000, 16_000, 32_000)))
+    analysis = analyse([run], report=False, n_bootstrap=40)
+    assert analysis.coefficients is not None
+    assert analysis.held_out is not None
+    kept = read_coefficients(run)
+    assert [row["regret_mean"] for row in kept.held_out] == [
+        None if np.isnan(value) else value for value in analysis.held_out["regret_mean"]
+    ]
+    capsys.readouterr()
+    assert main(["advise", "--coefficients", str(run), "--params", "163840", "--stages", "4k:131k"]) == 0
+    out = capsys.readouterr().out
+    assert "Regret of each law on cells left out" in out
+    assert "|interaction * |" in out
+    best = analysis.held_out.query("holdout == 'cell' and law == 'interaction'").iloc[0]
+    assert f"{best['regret_mean']:.3f} ({best['regret_max']:.3f})" in out

@@ -8,7 +8,8 @@ import pytest
 from scipy.optimize import least_squares
 
 from analysis import robust, simulation
-from analysis.coefficients import Coefficients, _freedom, fit_law, inside_calibration, problem_of
+from analysis.advise import inside_calibration
+from analysis.coefficients import Coefficients, _freedom, fit_law, problem_of
 from analysis.curves import coordinate
 from analysis.holdout import leave_one_cell_out, leave_one_level_out, rivals
 from analysis.optimum import select_models
@@ -179,9 +180,10 @@ def test_censored_cells_cost_on_one_side_only() -> None:
         assert sum(costs.values()) == costs[costly]
 
 
-def test_robust_fit_agrees_with_scipy(table: pd.DataFrame) -> None:
+@pytest.mark.parametrize("law", ["interaction", "odds"])
+def test_robust_fit_agrees_with_scipy(table: pd.DataFrame, law: str) -> None:
     targets = make_targets(None, table)
-    problem = problem_of(targets, get_law("interaction"))
+    problem = problem_of(targets, get_law(law))
     beta, cost = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, np.random.default_rng(0))
 
     def residuals(b: np.ndarray) -> np.ndarray:
@@ -191,7 +193,11 @@ def test_robust_fit_agrees_with_scipy(table: pd.DataFrame) -> None:
         (
             least_squares(residuals, start, loss="soft_l1", x_scale="jac", xtol=1e-12, ftol=1e-12)
             for start in robust.starts(
-                problem.design, targets.dropout, targets.start_weight, np.random.default_rng(1), 20
+                problem.design,
+                problem.link.predictor(targets.dropout),
+                targets.start_weight,
+                np.random.default_rng(1),
+                20,
             )
         ),
         key=lambda result: result.cost,
@@ -343,3 +349,28 @@ def test_rivals_rank_the_true_form_above_those_that_lack_a_variable(table: pd.Da
     separable = one_size[one_size["law"] == "separable"]
     assert separable["regret_mean"].isna().all()
     assert (separable["note"] != "").all()
+
+
+def test_an_odds_law_is_recovered_and_holds_its_truth() -> None:
+    truth = {"a_P": 0.9, "a_U": -1.6, "a_C": 1.9, "C0": -8.8}
+    table = simulation.simulate_calibration(np.random.default_rng(5), law="odds", coefficients=truth)
+    fitted = fit_law(None, table, law="odds", n_bootstrap=300)
+    assert fitted.law == "odds"
+    spread = np.sqrt(np.diag(fitted.covariance))
+    for (name, value), sd in zip(truth.items(), spread, strict=True):
+        assert abs(fitted.coefficients[name] - value) < 3 * sd, name
+    cells = pd.DataFrame(fitted.cells)
+    true = get_law("odds").dropout(truth, cells["n_params"], cells["unique_tokens"], cells["sampled_tokens"])
+    inside = (cells["status"] == "interior") & (true > 0.05) & (true < 0.55)
+    assert inside.sum() >= 10
+    assert np.abs(cells["law"] - true)[inside].max() < 0.06
+    held_out = rivals(None, table)
+    ahead = held_out[held_out["holdout"] == "cell"].iloc[0]
+    assert ahead["law"] == "odds", "the form that the cells follow predicts them best"
+
+
+def test_a_diluted_law_has_the_coefficients_of_the_one_that_it_dilutes(table: pd.DataFrame) -> None:
+    plain, diluted = (fit_law(None, table, law=name, n_bootstrap=20) for name in ("odds", "odds_diluted"))
+    assert diluted.law == "odds_diluted"
+    assert diluted.coefficients == plain.coefficients
+    assert diluted.draws == plain.draws

@@ -14,7 +14,7 @@ from analysis.coefficients import fit_law
 from analysis.figures import optimum_text
 from analysis.tables import load_experiment
 from analysis.terminal import best_text, optimum_interval
-from analysis.words import answer, law_sentence
+from analysis.words import answer, direction, law_sentence
 
 
 def cells(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -127,3 +127,18 @@ def test_the_law_warns_of_one_size_first_and_keeps_its_two_errors_apart(syntheti
     assert law.n_cells < 20
     second = tuple({**cell, "n_params": 2 * cell["n_params"]} for cell in law.cells)
     assert law_sentence(replace(law, cells=(*law.cells, *second))).startswith("The interaction law, p = ")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "expected"),
+    [
+        (-0.05, -0.01, 0.01, -1),
+        (0.01, 0.05, 0.01, 1),
+        (-0.05, -0.01, 0.06, 0),  # as Holm's adjustment may leave it
+        (-0.05, 0.01, 0.01, 0),
+        (-0.05, -0.01, float("nan"), 0),
+        (float("nan"), float("nan"), 0.01, None),
+    ],
+)
+def test_a_direction_is_told_by_its_sign(low: float, high: float, p: float, expected: int | None) -> None:
+    assert direction({"low": low, "high": high}, p) == expected

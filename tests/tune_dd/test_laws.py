@@ -69,3 +69,38 @@ def test_unknown_law_and_bad_quantities_are_refused() -> None:
         get_law("cubic")
     with pytest.raises(UserError, match="unique_tokens"):
         get_law("interaction").dropout(INTERACTION, 1e5, 0, 1e5)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_link_and_inverse_belong_together_and_the_slope_is_the_rates(name: str) -> None:
+    law = LAWS[name]
+    rates = np.linspace(0.02, 0.9, 12)
+    raw = np.array([law.predictor_of(rate) for rate in rates])
+    np.testing.assert_allclose(law.link.rate(raw), rates, rtol=1e-12)
+    rise = (law.link.rate(raw + 1e-6) - law.link.rate(raw - 1e-6)) / 2e-6
+    np.testing.assert_allclose(law.link.slope(raw), rise, rtol=1e-6)
+
+
+def test_the_odds_are_a_power_law() -> None:
+    law = get_law("odds")
+    coefficients = {"a_P": 1.0, "a_U": -2.0, "a_C": 1.5, "C0": -4.0}
+    p, u, c = 163_840, 16_000, 262_144
+    odds = 10**-4.0 * p * float(u) ** -2 * c**1.5
+    assert law.dropout(coefficients, p, u, c, p_max=0.99) == pytest.approx(odds / (1 + odds))
+    assert law.dropout(coefficients, 1e12, 10, 1e12) == P_MAX
+    assert law.dropout(coefficients, 10, 1e12, 10) == P_MIN
+
+
+def test_a_diluted_law_weighs_draws_by_the_share_of_the_prefix_that_they_repeat() -> None:
+    unique, sampled = (4_000, 16_000), (100_000, 300_000)
+    assert get_law("odds").along(unique, sampled) == sampled
+    assert get_law("odds_diluted").along(unique, sampled) == (100_000, 100_000 / 4 + 200_000)
+    assert get_law("odds_half_diluted").along(unique, sampled) == (100_000, 100_000 / 2 + 200_000)
+
+
+def test_a_diluted_law_is_fitted_as_the_one_that_it_dilutes() -> None:
+    for law in LAWS.values():
+        base = LAWS[law.cells]
+        assert base.cells == base.name
+        assert (law.coefficients, law.columns, law.link) == (base.coefficients, base.columns, base.link)
+        assert (law.dilution > 0) == (law is not base)

@@ -76,3 +76,13 @@ def test_stages_that_do_not_match_are_refused() -> None:
 def test_imports_without_torch_and_ray() -> None:
     code = "import sys; sys.modules['torch'] = sys.modules['ray'] = None; import tune_dd.schedule, tune_dd.laws"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_diluted_law_asks_for_less_where_the_prefix_has_grown() -> None:
+    whole = schedule.law_path(COEFFICIENTS, 163_840, U, C)
+    half = schedule.law_path(COEFFICIENTS, 163_840, U, C, law="interaction_half_diluted")
+    full = schedule.law_path(COEFFICIENTS, 163_840, U, C, law="interaction_diluted")
+    assert whole.dropouts[0] == half.dropouts[0] == full.dropouts[0]
+    assert all(a > b > c for a, b, c in zip(whole.dropouts[1:], half.dropouts[1:], full.dropouts[1:], strict=True))
+    expected = get_law("interaction").dropout(COEFFICIENTS, 163_840, U[1], C[0] * U[0] / U[1] + C[1] - C[0])
+    assert full.dropouts[1] == pytest.approx(float(expected))

@@ -56,6 +56,7 @@ class Chain:
         options: the regime, scale, device and text, repeated for every phase.
         anchors: paths by hand for the stream, as given.
         ladder: the models that are screened, as given; None for the scale's.
+        law: the form that is fitted, as given; None for the default.
         runs: phase -> its run's folder, seen from the chain's own, so that both can be moved together.
         decisions: what the gates decided and whether a law was found, in order.
     """
@@ -64,6 +65,7 @@ class Chain:
     options: list[str]
     anchors: list[str]
     ladder: str | None
+    law: str | None
     runs: dict[str, str]
     decisions: list[dict[str, Any]]
     finished: bool = False
@@ -76,6 +78,7 @@ class Chain:
                 "options": self.options,
                 "anchors": self.anchors,
                 "ladder": self.ladder,
+                "law": self.law,
                 "runs": self.runs,
                 "decisions": self.decisions,
                 "finished": self.finished,
@@ -87,7 +90,7 @@ class Chain:
         """Raises UserError if there is no chain or it is damaged."""
         data = artifacts.read_json(path / CHAIN)
         try:
-            fields = ("options", "anchors", "ladder", "runs", "decisions", "finished")
+            fields = ("options", "anchors", "ladder", "law", "runs", "decisions", "finished")
             return cls(path, *(data[name] for name in fields))
         except (KeyError, TypeError):
             raise UserError(f"{path / CHAIN} is damaged: start a new chain with --phase all") from None
@@ -108,6 +111,10 @@ class Chain:
         self.write()
 
     @property
+    def has_law(self) -> bool:
+        return any(entry["step"] == "law" and entry["chosen"] for entry in self.decisions)
+
+    @property
     def resume_command(self) -> str:
         return f"python -m tune_dd.sweep --phase all --resume {shlex.quote(shown_path(self.path))}"
 
@@ -120,6 +127,8 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
     """
     if args.extend:
         raise UserError("--extend adds to one run: name it with --phase and its folder, not with --phase all")
+    if args.law and len(args.law) > 1:
+        raise UserError("--law: a chain fits one form; try others on its stream with --phase stream")
     for name in SHAPES:
         if getattr(args, name) is not None:
             option = name.removesuffix("_run").replace("_", "-")
@@ -140,7 +149,7 @@ def _new(args: argparse.Namespace) -> Chain:
     regime = choose_regime(args)
     regime.scale(scale_name(args))
     path = make_folder(Path(args.storage).absolute(), group_name(regime.name, "all", scale_name(args)))
-    chain = Chain(path, repeated(args), args.anchors or [], args.models, {}, [])
+    chain = Chain(path, repeated(args), args.anchors or [], args.models, args.law[0] if args.law else None, {}, [])
     chain.write()
     return chain
 
@@ -223,7 +232,7 @@ def _fit(chain: Chain) -> Path | None:
     file = folder / analysis.report.COEFFICIENTS
     runs = [chain.run(phase) for phase in ("confirm", "calibrate") if phase in chain.runs]
     if not file.exists():
-        result = analysis.report.analyse(runs, out=folder, report=False, export=False)
+        result = analysis.report.analyse(runs, out=folder, law=chain.law, report=False, export=False)
         if result.coefficients is None:
             chain.decide("law", None, f"{result.law_note} Without a law there is no schedule to test.")
             return None
@@ -238,7 +247,9 @@ def _finish(chain: Chain, console: Console) -> int:
     import analysis.report
 
     runs = [chain.run(phase) for phase in ("confirm", "calibrate", "stream") if phase in chain.runs]
-    result = analysis.report.analyse(runs or [chain.run("screen")], out=chain.path)
+    result = analysis.report.analyse(
+        runs or [chain.run("screen")], out=chain.path, law=chain.law if chain.has_law else None
+    )
     console.rule("all", style="bold", align="left")
     analysis.report.print_tables(result, console)
     for entry in chain.decisions:

@@ -156,7 +156,7 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
     regime = choose_regime(args)
     if not args.dry_run:
         device.check_device(args.device or ("cpu" if args.quick else "mps"), regime.name)
-    laws = read_laws(args.coefficients or (), regime.name, transfer=args.transfer)
+    laws = read_laws(args.coefficients or (), regime.name, forms=args.law or (), transfer=args.transfer)
     plan = choose_plan(args, regime, laws)
     storage = Path(args.storage).absolute()
     cache = Path(args.cache_dir or cache_folder(regime.name, plan.scale_name)).absolute()

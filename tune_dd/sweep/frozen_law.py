@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from search_spaces.space import Space
 from search_spaces.static_dropout import StaticGrid, readout_steps
 from tune_dd import artifacts
 from tune_dd.errors import UserError
+from tune_dd.laws import get_law
 from tune_dd.regimes import ModelSpec, Protocol
 from tune_dd.schedule import Schedule, law_path
 
@@ -73,17 +74,24 @@ class FrozenLaw:
         }
 
 
-def read_laws(sources: Sequence[str], regime: str, *, transfer: bool) -> tuple[FrozenLaw, ...]:
+def read_laws(
+    sources: Sequence[str], regime: str, *, forms: Sequence[str] = (), transfer: bool
+) -> tuple[FrozenLaw, ...]:
     """Read each coefficients.json, given as a file or as the run that holds one.
 
     The first is the condition ``law``, each other one ``law_<form>``.
 
+    Args:
+        forms: the laws that are meant, in order; by default the one that each file names. A form that differs
+            from a fitted one on streams alone has its coefficients, and can be read from the same file.
+
     Raises:
-        UserError: a file is missing or damaged, or of another regime while ``transfer`` is not set.
+        UserError: a file is missing or damaged, or of another regime while ``transfer`` is not set; no file
+            has the coefficients of a form that is asked for.
     """
     from analysis.advise import read_coefficients  # imported where it is needed: it takes a second
 
-    laws: list[FrozenLaw] = []
+    files: list[tuple[str, str, Coefficients]] = []
     for source in sources:
         path = Path(source)
         file = path / "coefficients.json" if path.is_dir() else path
@@ -93,10 +101,24 @@ def read_laws(sources: Sequence[str], regime: str, *, transfer: bool) -> tuple[F
                 f"{file} was fitted on the regime {fitted.regime}, not {regime}: fit it there, or add --transfer if "
                 "that is what you mean to test"
             )
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        condition = f"{LAW}_{fitted.law}" if laws else LAW
-        laws.append(FrozenLaw(source, digest, fitted, condition, fitted.regime != regime))
-    return tuple(laws)
+        files.append((source, hashlib.sha256(file.read_bytes()).hexdigest(), fitted))
+    meant = files if not forms else [_serving(files, form) for form in forms]
+    return tuple(
+        FrozenLaw(source, digest, fitted, f"{LAW}_{fitted.law}" if number else LAW, transfer=fitted.regime != regime)
+        for number, (source, digest, fitted) in enumerate(meant)
+    )
+
+
+def _serving(files: Sequence[tuple[str, str, Coefficients]], form: str) -> tuple[str, str, Coefficients]:
+    """The first file with the coefficients of a form."""
+    for source, digest, fitted in files:
+        if fitted.form.cells == get_law(form).cells:
+            return source, digest, replace(fitted, law=form)
+    held = ", ".join(f"{source} has {fitted.law}" for source, _, fitted in files)
+    raise UserError(
+        f"--law {form}: {held}: fit it with `python -m analysis RUN --law {form} --out FOLDER` and name "
+        "--coefficients FOLDER"
+    )
 
 
 def check_tokenizer(laws: Sequence[FrozenLaw], tokenizer_hash: str, *, transfer: bool) -> tuple[FrozenLaw, ...]:
@@ -153,11 +175,13 @@ def write_predictions(
 
 def _stream_entries(law: FrozenLaw, grid: StreamGrid, vocab_size: int, protocol: Protocol) -> list[dict[str, Any]]:
     sampled = grid.sampled_tokens(protocol)
-    low, high = law.coefficients.interval(grid.model.n_params(vocab_size), grid.prefixes, sampled)
+    counted = law.coefficients.form.along(grid.prefixes, sampled)
+    low, high = law.coefficients.interval(grid.model.n_params(vocab_size), grid.prefixes, counted)
     path = law.path(grid.model, vocab_size, grid.prefixes, sampled)
     stages = [
         {
             "schedule": law.condition,
+            "law": law.coefficients.law,
             "stage": stage,
             "model": grid.model.name,
             "unique_tokens": grid.prefixes[stage],
@@ -196,7 +220,14 @@ def _cell_entries(law: FrozenLaw, grid: StaticGrid, vocab_size: int, protocol: P
                     "dropout": float(value[i]),
                     "low": float(low[i]),
                     "high": float(high[i]),
+                    "beyond": _beyond(law.coefficients, n_params, unique, sampled),
                 }
                 for i, sampled in enumerate(readouts)
             ]
     return entries
+
+
+def _beyond(fitted: Coefficients, n_params: int, unique_tokens: int, sampled_tokens: int) -> list[str]:
+    """In which quantities a cell exceeds every calibrated one: what a prediction of it extrapolates in."""
+    cell = {"n_params": n_params, "unique_tokens": unique_tokens, "sampled_tokens": sampled_tokens}
+    return [name for name, value in cell.items() if value > max(known[name] for known in fitted.cells)]

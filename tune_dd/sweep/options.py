@@ -14,6 +14,7 @@ from search_spaces.schedule_coefficients import OBJECTIVES, SPACES
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
+from tune_dd.laws import LAWS
 from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import SCALES, Regime
 from tune_dd.sweep.frozen_law import FrozenLaw
@@ -98,6 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="the law, frozen: a coefficients.json or the calibrate run that has one; again for further laws. "
         "With --phase calibrate: write down what the law predicts for a run that it was not fitted on",
     )
+    stream.add_argument(
+        "--law",
+        action="append",
+        choices=sorted(LAWS),
+        help="the form that is meant, where the coefficients serve several; again for further ones. "
+        "With --phase all: the form that is fitted (default: interaction)",
+    )
     stream.add_argument("--transfer", action="store_true", help="the law may be of another regime or tokenizer")
     stream.add_argument("--stage-steps", type=int, metavar="N", help="optimizer steps of each stage")
     stream.add_argument(
@@ -174,6 +182,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"name a regime: {', '.join(REGIMES)} or a .toml file; or try --quick")
     if args.transfer and not args.coefficients:
         raise UserError("--transfer is about a law fitted elsewhere: name it with --coefficients")
+    if args.law and (args.resume or args.extend):
+        raise UserError("--law: a run keeps the law that it was begun with; leave it out, or start a new run")
+    if args.law and args.phase != ALL and not args.coefficients:
+        raise UserError("--law names the form of a law fitted before: name its --coefficients too")
     if args.coefficients and (args.resume or args.extend):
         raise UserError("--coefficients: a run keeps the law that it was begun with; leave it out, or start a new run")
     return args

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import hashlib
 import json
 import os
 import shlex
@@ -73,7 +72,7 @@ class RunFolder:
             config = artifacts.read_json(path)
         except UserError as damage:
             raise DamagedConfig(str(damage)) from None
-        if not isinstance(config, dict) or config.get("checksum", "") != checksum(config):
+        if not isinstance(config, dict) or config.get("checksum", "") != artifacts.checksum(config):
             if isinstance(config, dict) and config.get("schema") != artifacts.SCHEMA and "checksum" not in config:
                 raise UserError(_other_schema(self.path, config))
             raise DamagedConfig(f"{path} was altered (its checksum fails): restore it or start a new run")
@@ -83,7 +82,7 @@ class RunFolder:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json and the copy that a damaged one is restored from."""
-        sealed = config | {"checksum": checksum(config)}
+        sealed = config | {"checksum": artifacts.checksum(config)}
         artifacts.write_json(self.path / CONFIG_COPY, sealed)
         artifacts.write_json(self.path / artifacts.CONFIG, sealed)
 
@@ -111,7 +110,7 @@ class RunFolder:
 def _is_sealed(data: bytes) -> bool:
     try:
         config = json.loads(data)
-        return bool(config["checksum"] == checksum(config))
+        return bool(config["checksum"] == artifacts.checksum(config))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -121,12 +120,6 @@ def _other_schema(path: Path, config: dict[str, Any]) -> str:
         f"{path} is a run of schema {config.get('schema')!r} and this version reads {artifacts.SCHEMA}: "
         "use the version that wrote it, or start a new run"
     )
-
-
-def checksum(config: dict[str, Any]) -> str:
-    """Of a JSON object, without the key ``checksum``: 16 hex digits."""
-    text = json.dumps({k: v for k, v in config.items() if k != "checksum"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def group_name(regime: str, phase: str, scale: str) -> str:

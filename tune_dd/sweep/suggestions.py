@@ -15,7 +15,7 @@ from search_spaces.space import Outcome, Setting, SuggestingSpace
 from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.journal import SUFFIX, set_aside
-from tune_dd.sweep.runs import RunFolder, checksum
+from tune_dd.sweep.runs import RunFolder
 from tune_dd.sweep.state import SearchState
 from tune_dd.trial import TrialSpec
 
@@ -113,7 +113,7 @@ class Suggestions:
 
     def _checked(self, data: Any) -> list[Any]:
         """Raises ValueError for what is not this search's."""
-        if data["checksum"] != checksum(data) or data["search"] != self.space.identity():
+        if data["checksum"] != artifacts.checksum(data) or data["search"] != self.space.identity():
             raise ValueError("altered, or of another search")
         points = [self.space.read_point(point) for point in data["points"]]
         if [point.index for point in points] != list(range(len(points))) or len(points) < len(self.space.known):
@@ -142,7 +142,7 @@ def sealed(
         **(told or {}),
         "points": [point.to_dict() for point in points],
     }
-    return body | {"checksum": checksum(body)}
+    return body | {"checksum": artifacts.checksum(body)}
 
 
 def planned_trials(run: RunFolder, config: Mapping[str, Any]) -> int:

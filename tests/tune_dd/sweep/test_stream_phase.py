@@ -100,6 +100,12 @@ def test_a_stream_is_extended_by_seeds_and_paths(streamed) -> None:
         ([*OPTIONS, "--coefficients", "other.json"], "under another tokenizer"),
         ([*OPTIONS, "--coefficients", "text.txt"], "damaged"),
         (
+            [*OPTIONS, "--coefficients", "law.json", "--law", "odds"],
+            "law.json has interaction: fit it with",
+        ),
+        ([*OPTIONS, "--law", "odds"], "name its --coefficients too"),
+        (["--resume", "RUN", "--law", "interaction"], "--law: a run keeps the law"),
+        (
             [*OPTIONS, "--coefficients", "law.json", "--coefficients", "law.json", "--models", "L1_H2_D16,L2_H2_D16"],
             "one model",
         ),
@@ -139,3 +145,17 @@ def test_a_transfer_is_recorded_and_the_report_says_so(
     argv = [*OPTIONS, "--coefficients", "elsewhere.json", "--transfer", "--dry-run"]
     assert main(argv) == 0
     assert "law " in capsys.readouterr().out
+
+
+def test_one_fit_serves_the_forms_that_differ_on_streams_alone(
+    streamed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = streamed
+    monkeypatch.chdir(folder)
+    forms = ["--law", "interaction", "--law", "interaction_diluted"]
+    assert main([*OPTIONS, "--coefficients", "law.json", *forms, "--seeds", "1", "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    lines = [line.split() for line in plan.splitlines() if line.startswith("law")]
+    path = {words[0]: [float(word) for word in words[1:]] for words in lines}
+    assert path["law"][0] == path["law_interaction_diluted"][0]
+    assert path["law"][1] > path["law_interaction_diluted"][1]

@@ -1,0 +1,339 @@
+"""Laws side by side on hold-outs of the kinds that they are used on: ``python -m analysis laws``.
+
+A law is fitted to one regime's calibration, the cells of runs that no law was frozen for, and judged on what it
+was not fitted to: cells of a larger model, of longer training or of a larger prefix, of another corpus, and
+streams. Interpolation does not decide: at pocket scale the form that interpolates best need not extrapolate best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import cell_rows
+from analysis.coefficients import Coefficients, fit_law
+from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
+from analysis.holdout import RIVALS
+from analysis.options import OneLineParser
+from analysis.report import make_folder, write_pair
+from analysis.tables import POINT, Experiment, load_experiment
+from analysis.targets import Targets, make_targets
+from analysis.terminal import interval_text, make_console, new_table
+from tune_dd.artifacts import METRICS as TABLE
+from tune_dd.errors import UserError
+from tune_dd.laws import DEFAULT_LAW, LAWS
+
+# The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
+BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
+ANOTHER = "another corpus"
+CELL_KINDS = (*BEYOND.values(), ANOTHER)
+# Draws behind the interval of a mean regret.
+DRAWS = 2000
+
+
+# What makes a law of one run apply to another: the regime at one scale, under one tokenizer.
+PLACE = ("regime", "scale", "tokenizer_hash")
+Place = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream run: its rows, and the laws that it was run with, condition -> name of the form."""
+
+    table: pd.DataFrame
+    laws: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was run, sorted by what it is for.
+
+    Attributes:
+        calibrations: place -> rows of the runs that laws are fitted to.
+        holdouts: place -> rows of the static runs that a law was frozen for beforehand.
+        streams: the streams that a law was frozen for.
+    """
+
+    calibrations: dict[Place, pd.DataFrame]
+    holdouts: dict[Place, pd.DataFrame]
+    streams: tuple[Stream, ...]
+
+
+def sort_runs(experiments: Sequence[Experiment]) -> Study:
+    """Sort runs into calibrations, hold-outs and streams, by phase and by whether a law was frozen for them.
+
+    Raises:
+        UserError: there is no calibration among them.
+    """
+    calibrations: dict[Place, list[pd.DataFrame]] = {}
+    holdouts: dict[Place, list[pd.DataFrame]] = {}
+    streams = []
+    for experiment in experiments:
+        laws = {config.get("run_id"): config.get("coefficients") for config in experiment.configs}
+        for (run_id, phase), rows in experiment.table.groupby(["run_id", "phase"], sort=True):
+            frozen = laws.get(run_id)
+            if phase in ("confirm", "calibrate"):
+                for key, own in rows.groupby(list(PLACE)):
+                    regime, scale, tokenizer = map(str, key)
+                    (holdouts if frozen else calibrations).setdefault((regime, scale, tokenizer), []).append(own)
+            elif phase == "stream" and frozen:
+                streams.append(Stream(rows, {law["condition"]: law["law"] for law in frozen}))
+    if not calibrations:
+        raise UserError("no calibrate or confirm run among them: name runs that a law can be fitted to")
+    return Study(_join(calibrations), _join(holdouts), tuple(streams))
+
+
+def _join(parts: Mapping[Place, Sequence[pd.DataFrame]]) -> dict[Place, pd.DataFrame]:
+    """One table per place; what two runs hold counts once."""
+    return {
+        place: pd.concat(tables, ignore_index=True).drop_duplicates(list(POINT), ignore_index=True)
+        for place, tables in sorted(parts.items())
+    }
+
+
+def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) -> pd.DataFrame:
+    """Every law on every held-out cell.
+
+    Returns one row per law and cell: law, fitted_on (regime), regime, kind, model, n_params, unique_tokens,
+    sampled_tokens, status, target (the cell's own fitted optimum), predicted (dropout), regret (nats per token),
+    in_plateau (whether the prediction lies in the cell's plateau; None without one).
+
+    Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
+    corpus. Laws that a calibration leaves undetermined are left out.
+    """
+    cells = {place: make_targets(None, cell_rows(rows), seed=seed) for place, rows in study.calibrations.items()}
+    held = {place: make_targets(None, cell_rows(rows), seed=seed) for place, rows in study.holdouts.items()}
+    rows = []
+    for place, table in study.calibrations.items():
+        for law in laws:
+            fitted = _fit(table, cells[place], law, seed)
+            if fitted is None:
+                continue
+            if place in held:
+                rows += _judge(fitted, held[place], lambda *cell, known=cells[place]: _kind(known, *cell))
+            for other, targets in cells.items():
+                if other[0] != place[0] and other[1] == place[1]:
+                    rows += _judge(fitted, targets, lambda *cell: ANOTHER)
+    return pd.DataFrame(rows)
+
+
+def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int) -> Coefficients | None:
+    try:
+        return fit_law(None, cell_rows(table), law=law, n_bootstrap=1, seed=seed, targets=targets)
+    except UserError:
+        return None
+
+
+def _kind(known: Targets, n_params: int, unique_tokens: int, sampled_tokens: int) -> str | None:
+    cell = {"n_params": n_params, "unique_tokens": unique_tokens, "sampled_tokens": sampled_tokens}
+    return next((kind for name, kind in BEYOND.items() if cell[name] > getattr(known, name).max()), None)
+
+
+def _judge(fitted: Coefficients, held: Targets, kind_of: Callable[..., str | None]) -> list[dict[str, Any]]:
+    rows = []
+    for fit in held.fits:
+        cell = (fit.n_params, fit.unique_tokens, fit.sampled_tokens)
+        kind = kind_of(*cell)
+        if kind is None:
+            continue
+        predicted = fitted.predict(*cell)
+        rows.append(
+            {
+                "law": fitted.law,
+                "fitted_on": fitted.regime,
+                "regime": fit.regime,
+                "kind": kind,
+                "model": fit.model,
+                **dict(zip(("n_params", "unique_tokens", "sampled_tokens"), cell, strict=True)),
+                "status": fit.status,
+                "target": fit.target,
+                "predicted": float(predicted),
+                "regret": float(fit.regret(predicted)),
+                "in_plateau": fit.plateau[0] <= predicted <= fit.plateau[-1] if fit.plateau else None,
+            }
+        )
+    return rows
+
+
+def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Mean regret of each law on each kind of hold-out.
+
+    Returns one row per kind and law, the least mean first: kind, law, n_cells, n_blocks, regret_mean, low, high
+    (95 % percentiles of a bootstrap over blocks, the cells of one law's corpus, corpus, model and prefix, which
+    err together), regret_max, rmse (dropout, over the interior cells).
+    """
+    rows = []
+    for kind in (kind for kind in CELL_KINDS if (cells["kind"] == kind).any()):
+        of_kind = cells[cells["kind"] == kind]
+        # A form that some calibration cannot give would be judged on fewer cells than the others.
+        full = of_kind.groupby("law").size()
+        for law in full.index[full == full.max()]:
+            own = of_kind[of_kind["law"] == law]
+            blocks = [
+                group["regret"].to_numpy()
+                for _, group in own.groupby(["fitted_on", "regime", "model", "unique_tokens"])
+            ]
+            sums, sizes = np.array([block.sum() for block in blocks]), np.array([len(block) for block in blocks])
+            drawn = np.random.default_rng([seed, 3]).integers(len(blocks), size=(DRAWS, len(blocks)))
+            low, high = np.quantile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
+            inside = own[own["status"] == "interior"]
+            rows.append(
+                {
+                    "kind": kind,
+                    "law": law,
+                    "n_cells": len(own),
+                    "n_blocks": len(blocks),
+                    "regret_mean": own["regret"].mean(),
+                    "low": low,
+                    "high": high,
+                    "regret_max": own["regret"].max(),
+                    "rmse": float(np.sqrt(((inside["predicted"] - inside["target"]) ** 2).mean())),
+                }
+            )
+    frame = pd.DataFrame(rows)
+    order = {kind: number for number, kind in enumerate(CELL_KINDS)}
+    return frame.sort_values(
+        ["kind", "regret_mean"], key=lambda c: c.map(order) if c.name == "kind" else c, kind="stable", ignore_index=True
+    )
+
+
+def judge_streams(study: Study, *, n_bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Every law's path on every stream that it was frozen for, final validation loss, nats per token.
+
+    Returns one row per stream and law: run (its id), regime, model, law, condition, path (dropout by stage), n_pairs,
+    against_static with low and high (the law less the best static, chosen on other seeds), best_path (the
+    condition with the lowest mean among all of the stream, whatever made it) and against_best with best_low and
+    best_high. The best path was chosen on the seeds that it is compared on, so that distance is an upper bound.
+    """
+    rows = []
+    for stream in study.streams:
+        found = outcomes(stream.table, METRICS[:1])
+        present = {condition: law for condition, law in stream.laws.items() if condition in found.conditions}
+        if not present or not found.static.any():
+            continue
+        means = found.loss[METRICS[0]].mean(axis=1)
+        best = found.conditions[int(np.nanargmin(means))]
+        first = next(iter(present))
+        settings: Mapping[str, Any] = {"metrics": METRICS[:1], "n_bootstrap": n_bootstrap, "seed": seed}
+        contrasts = compare(stream.table, primary=first, **settings)
+        static = contrasts[contrasts["baseline"] == BEST_STATIC].set_index("condition")
+        for condition, law in present.items():
+            path = stream.table[stream.table["condition"] == condition].groupby("stage")["dropout"].first()
+            row = {
+                "run": stream.table["run_id"].iloc[0],
+                "regime": stream.table["regime"].iloc[0],
+                "model": stream.table["model"].iloc[0],
+                "law": law,
+                "condition": condition,
+                "path": " ".join(f"{p:.2f}" for p in path),
+                "n_pairs": static.at[condition, "n_pairs"],
+                "against_static": static.loc[condition, "difference"],
+                "low": static.loc[condition, "low"],
+                "high": static.loc[condition, "high"],
+                "best_path": best,
+                **dict.fromkeys(("against_best", "best_low", "best_high"), 0.0),
+            }
+            if condition != best:
+                contrast = compare(stream.table, primary=condition, baseline=best, **settings).iloc[0]
+                row |= {
+                    "against_best": contrast["difference"],
+                    "best_low": contrast["low"],
+                    "best_high": contrast["high"],
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
+    """The law to prefer and why: the reference form, unless another has the least mean on every kind of hold-out.
+
+    Args:
+        cells: of ``summarise_cells``.
+        streams: of ``judge_streams``.
+
+    A stream form counts with its own name on streams and with that of the form it is fitted as on cells.
+    """
+    ahead = {kind: str(group.iloc[0]["law"]) for kind, group in cells.groupby("kind", sort=False)}
+    means = streams.groupby("law")["against_static"].mean() if len(streams) else pd.Series(dtype=float)
+    told = ", ".join(f"{kind!s}: {law}" for kind, law in ahead.items())
+    if len(means):
+        told += ", streams: " + str(means.idxmin())
+    if len(set(ahead.values())) == 1 and (not len(means) or LAWS[str(means.idxmin())].cells in ahead.values()):
+        best = str(means.idxmin()) if len(means) else next(iter(ahead.values()))
+        return best, f"It has the least mean regret on every kind of hold-out ({told})."
+    return (
+        DEFAULT_LAW,
+        f"No form has the least mean regret on every kind of hold-out ({told}): the reference form stays.",
+    )
+
+
+def laws_command(arguments: Sequence[str]) -> int:
+    """``python -m analysis laws``: print the tables and, with ``--out``, write them."""
+    from rich.text import Text
+
+    options = parser().parse_args(arguments)
+    runs = options.runs or sorted(path.parent for path in options.results.glob(f"**/{TABLE}"))
+    if not runs:
+        raise UserError(f"no run below {options.results}: name runs, or --results FOLDER")
+    study = sort_runs([load_experiment([run]) for run in runs])
+    every = judge_cells(study, seed=options.seed)
+    cells = summarise_cells(every, seed=options.seed) if len(every) else every
+    streams = judge_streams(study, n_bootstrap=options.bootstrap, seed=options.seed)
+    if not len(cells) and not len(streams):
+        raise UserError(
+            "nothing is held out: name another corpus, a calibrate run begun with --coefficients, or a stream"
+        )
+    console = make_console()
+    for kind, rows in cells.groupby("kind", sort=False) if len(cells) else ():
+        table = new_table(f"Regret on {rows['n_cells'].iloc[0]} held-out cells, nats per token: {kind}", console)
+        for name in ("law", "mean", "95 % interval", "largest", "rmse of p"):
+            table.add_column(name, justify="left" if name == "law" else "right")
+        for row in rows.to_dict("records"):
+            interval = interval_text(row["low"], row["high"], 3)
+            table.add_row(
+                row["law"], f"{row['regret_mean']:.3f}", interval, f"{row['regret_max']:.3f}", f"{row['rmse']:.3f}"
+            )
+        console.print(table)
+    for _, rows in streams.groupby("run", sort=False) if len(streams) else ():
+        first = rows.iloc[0]
+        what = "final loss less the best static's, and the best path's"
+        title = f"Stream of {first['regime']}, {first['model']}: {what}"
+        table = new_table(title, console)
+        for name in ("law", "dropout by stage", "less best static", "95 % interval", "less best path"):
+            table.add_column(name, justify="left" if name == "law" else "right")
+        for row in rows.to_dict("records"):
+            interval = interval_text(row["low"], row["high"], 3)
+            best = f"{row['against_best']:+.3f} ({row['best_path']})"
+            table.add_row(row["law"], row["path"], f"{row['against_static']:+.3f}", interval, best)
+        console.print(table)
+    name, why = winner(cells, streams)
+    console.print(Text(f"{name}: {why}", style="bold"))
+    if options.out is not None:
+        make_folder(options.out)
+        verdict = {"law": name, "why": why}
+        write_pair(options.out, "law_cells", cells, {**verdict, "cells": every.to_dict("records")})
+        write_pair(options.out, "law_streams", streams)
+        console.print(f"Tables: {options.out}", soft_wrap=True)
+    return 0
+
+
+def parser() -> OneLineParser:
+    result = OneLineParser(prog="python -m analysis laws", description=__doc__)
+    add = result.add_argument
+    add(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN",
+        help="calibrate, confirm and stream runs (default: all of --results)",
+    )
+    add("--results", type=Path, default=Path("ray_results/saved"), help="where to look for runs (default: %(default)s)")
+    add("--bootstrap", type=int, default=2000, help="draws behind the streams' intervals (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of every bootstrap (default: %(default)s)")
+    add("--out", type=Path, metavar="FOLDER", help="write law_cells.* and law_streams.* there")
+    return result

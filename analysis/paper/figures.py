@@ -1,0 +1,196 @@
+"""The paper's figures: panels side by side, one per corpus, in the colours and marks of ``analysis.drawing``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from analysis.drawing import DASHES, DROPOUT, INK, OKABE_ITO, STYLE, count_axis, ordered_colours
+from analysis.figures import count_text, optimum_data
+
+if TYPE_CHECKING:
+    from analysis.paper.studies import Study
+
+WIDTH = 6.4  # inches, the paper's text
+COLUMNS = 4  # panels in a row
+STREAM_COLUMNS = 2  # their axes have long labels
+MARKERS = ("o", "s", "D", "P", "X", "p", "h", "*")  # triangles mean that a cell is censored
+STAND_IN = {"censored_low": "v", "censored_high": "^"}
+
+
+def grid_size(panels: int, rows: int, height: float, columns: int = COLUMNS) -> tuple[float, float]:
+    """Inches of a figure of so many panels side by side, in lines of at most so many columns."""
+    lines = -(-panels // columns) * rows
+    return min(WIDTH, 2.2 + 2.4 * panels), 0.55 + height * lines
+
+
+def render(draw: object, size: tuple[float, float]) -> tuple[bytes, bytes]:
+    """PDF and PNG (200 dpi) of what ``draw`` puts on a canvas; neither has a date in it."""
+    pdf, png = io.BytesIO(), io.BytesIO()
+    with mpl.rc_context({**STYLE, "pdf.fonttype": 42}):
+        canvas = Canvas(figsize=size, layout="constrained")
+        draw(canvas)  # type: ignore[operator]
+        canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        canvas.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    return pdf.getvalue(), png.getvalue()
+
+
+def lines_of(count: int, most: int = COLUMNS) -> tuple[int, int]:
+    """Lines and columns of panels."""
+    columns = min(count, most)
+    return -(-count // columns), columns
+
+
+Optima = list[tuple[int, int, str, pd.DataFrame]]  # row, corpus number, title, frame of ``optimum_data``
+
+
+def optimum_frames(studies: Sequence[Study]) -> Optima:
+    """A panel per corpus (column) and model (row, by size)."""
+    frames = []
+    for number, study in enumerate(studies):
+        groups = study.analysis.selection.groupby(["n_params", "phase", "model"], sort=True)
+        for row, ((_, _, model), cells) in enumerate(groups):
+            data = optimum_data(cells, study.analysis.coefficients, "unique_tokens", "sampled_tokens")
+            frames.append((row, number, f"{study.label}\n{model}", data))
+    return frames
+
+
+def draw_optima(canvas: Canvas, frames: Optima) -> None:
+    """Best dropout against U, a colour per C."""
+    rows, corpora = 1 + max(row for row, *_ in frames), 1 + max(corpus for _, corpus, *_ in frames)
+    lines, columns = lines_of(corpora)
+    axes = canvas.subplots(lines * rows, columns, sharey=True, squeeze=False)
+    levels = sorted({level for *_, data in frames for level in data["sampled_tokens"].unique()})
+    colours = ordered_colours(levels)
+    markers = dict(zip(levels, cycle(MARKERS), strict=False))
+    used = set()
+    for row, corpus, title, data in frames:
+        line, column = divmod(corpus, columns)
+        ax = axes[line * rows + row][column]
+        used.add((line * rows + row, column))
+        ax.set_title(title, fontsize=7.5)
+        cells = data[data["series"] == "cell"]
+        shift = np.linspace(-0.05, 0.05, len(levels)) if len(levels) > 1 else np.zeros(1)
+        for level, offset in zip(levels, shift, strict=True):
+            law = data[(data["series"] == "law") & (data["sampled_tokens"] == level)]
+            ax.plot(law["unique_tokens"], law["dropout"], color=colours[level], lw=0.9)
+            draw_cells(ax, cells[cells["sampled_tokens"] == level], offset, colours[level], markers[level])
+        count_axis(ax, "x", cells["unique_tokens"].tolist())
+    # Once, when all is drawn: the panels share their scale, and an earlier limit would cut the later ones.
+    highest = max(float(np.nanmax(data[["dropout", "low", "high"]].to_numpy())) for *_, data in frames)
+    axes[0][0].set_ylim(-0.04, highest + 0.04)
+    hide_unused(axes, used)
+    label_edges(axes, used, "unique tokens U", f"best {DROPOUT}")
+    handles = [
+        Line2D([], [], color=colours[level], marker=markers[level], ms=4, lw=0.9, label=f"C = {count_text(level)}")
+        for level in levels
+    ]
+    legend(canvas, handles, 1.0)
+
+
+def draw_cells(ax: Axes, cells: pd.DataFrame, offset: float, colour: object, marker: str) -> None:
+    for status, rows in cells.groupby("status"):
+        at = rows["unique_tokens"] * np.exp(offset)  # side by side, so that bars do not hide one another
+        if status == "interior":
+            reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["dropout"].to_numpy())
+            ax.errorbar(at, rows["dropout"], yerr=reach, fmt=marker, color=colour, ms=3.5, lw=0.8)
+            continue
+        if status in STAND_IN:
+            bound = rows["low" if status == "censored_high" else "high"]
+            ax.vlines(at, rows["dropout"], bound, color=colour, lw=0.8)
+        ax.plot(at, rows["dropout"], STAND_IN.get(str(status), "x"), mfc="none", color=colour, ms=4, mew=0.8)
+
+
+def draw_forest(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> None:
+    """Differences with intervals, a panel per corpus; rows share their names where they agree."""
+    lines, columns = lines_of(len(data))
+    names = list(dict.fromkeys(name for _, frame in data for name in frame["name"]))
+    paths = {name for _, frame in data for name in frame.loc[frame["path"], "name"]}
+    names = [*(name for name in names if name in paths), *sorted(name for name in names if name not in paths)]
+    at = {name: len(names) - number - (0.5 if name not in paths else 0) for number, name in enumerate(names)}
+    axes = canvas.subplots(lines, columns, sharey=True, squeeze=False)
+    used = set()
+    for number, (label, frame) in enumerate(data):
+        line, column = divmod(number, columns)
+        ax = axes[line][column]
+        used.add((line, column))
+        ax.set_title(label, fontsize=7.5)
+        ax.axvline(0, color=INK, lw=0.7)
+        for row in frame.to_dict("records"):
+            colour = OKABE_ITO[0] if row["name"] == "the law" else INK if row["path"] else "#777777"
+            ax.plot([row["low"], row["high"]], [at[row["name"]]] * 2, color=colour, lw=1.2)
+            ax.plot(
+                row["difference"], at[row["name"]], "o", color=colour, mfc=colour if row["shown"] else "white", ms=4
+            )
+        ax.set_yticks(list(at.values()), list(at))
+        ax.set_ylim(min(at.values()) - 0.7, max(at.values()) + 0.7)
+        ax.locator_params(axis="x", nbins=5)
+    hide_unused(axes, used)
+    label_edges(axes, used, "nats per token", "")
+
+
+def draw_streams(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> None:
+    """Loss along the stream less a fixed dropout's, a panel per corpus."""
+    lines, columns = lines_of(len(data), STREAM_COLUMNS)
+    names = list(dict.fromkeys(name for _, frame in data for name in sorted(frame["name"].unique(), key=stream_order)))
+    styles = dict(zip(names, zip(cycle(OKABE_ITO), cycle(DASHES), cycle(MARKERS), strict=False), strict=False))
+    axes = canvas.subplots(lines, columns, squeeze=False)
+    used = set()
+    for number, (label, frame) in enumerate(data):
+        line, column = divmod(number, columns)
+        ax = axes[line][column]
+        used.add((line, column))
+        ax.set_title(f"{label}\nless {frame['baseline'].iloc[0]}", fontsize=7.5)
+        ax.axhline(0, color=INK, lw=0.7)
+        ends = frame.groupby("stage")["sampled_tokens"].max().sort_index()
+        for end in ends.iloc[:-1]:
+            ax.axvline(end, color="#bbbbbb", lw=0.6, ls=DASHES[2])
+        for name, (colour, dash, marker) in styles.items():
+            own = frame[frame["name"] == name].sort_values("sampled_tokens")
+            ax.plot(own["sampled_tokens"], own["difference"], color=colour, ls=dash, marker=marker, ms=2.5, lw=1)
+        prefixes = frame.drop_duplicates("stage").sort_values("stage")["unique_tokens"]
+        ax.set_xticks(ends.tolist(), [f"{count_text(c)}\n{count_text(u)}" for c, u in zip(ends, prefixes, strict=True)])
+        ax.tick_params(axis="x", labelsize=6)
+    hide_unused(axes, used)
+    label_edges(axes, used, "sampled tokens C, below: prefix U", "loss less fixed rate's\n(nats per token)")
+    handles = [
+        Line2D([], [], color=colour, ls=dash, marker=marker, ms=3, lw=1, label=name)
+        for name, (colour, dash, marker) in styles.items()
+    ]
+    legend(canvas, handles, 1.5)
+
+
+def legend(canvas: Canvas, handles: list[Line2D], inches: float) -> None:
+    """Below the panels, in as many columns of so many inches as fit."""
+    canvas.legend(handles=handles, loc="outside lower center", ncols=max(1, int(canvas.get_figwidth() / inches)))
+
+
+def stream_order(name: str) -> tuple[bool, bool, str]:
+    """The law first, no dropout last."""
+    return name != "the law", name == "no dropout", name
+
+
+def hide_unused(axes: np.ndarray, used: set[tuple[int, int]]) -> None:
+    for (line, column), ax in np.ndenumerate(axes):
+        if (line, column) not in used:
+            ax.set_visible(False)
+
+
+def label_edges(axes: np.ndarray, used: set[tuple[int, int]], x: str, y: str) -> None:
+    """Labels at the left and at the lowest panel of each column."""
+    for column in range(axes.shape[1]):
+        lines = [line for line, other in used if other == column]
+        if lines:
+            axes[max(lines)][column].set_xlabel(x)
+    for line in range(axes.shape[0]):
+        if (line, 0) in used and y:
+            axes[line][0].set_ylabel(y)

@@ -1,0 +1,164 @@
+"""The laws fitted to the cells, and what each form loses on cells that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.coefficients import Coefficients
+from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
+from analysis.paper.studies import Study, by_class, class_words
+from tune_dd.laws import DEFAULT_LAW
+
+NAME = "laws"
+TIED = 5e-5  # nats per token: half of the last digit shown
+HOLDOUTS = {
+    "cell": "one cell",
+    "largest n_params": "the largest P",
+    "largest unique_tokens": "the largest U",
+    "largest sampled_tokens": "the largest C",
+}
+
+
+def section(studies: Sequence[Study]) -> Section:
+    blocks: list[Block] = []
+    fitted = [study for study in studies if study.analysis.coefficients is not None]
+    for evidence, group in by_class(fitted):
+        table = coefficient_table(evidence, group)
+        blocks += [Paragraph((Ref(table.name), " gives the law of each study. ", *certainty(group))), table]
+        if any(study.analysis.held_out is not None for study in group):
+            held = held_out_table(evidence, group)
+            lead = (Ref(held.name), " asks what each form loses on cells that it was not fitted to. ")
+            blocks += [Paragraph((*lead, *winners(group))), held]
+    return Section(NAME, "The laws fitted", blocks, {"LawsAbstract": certainty(fitted)} if fitted else {})
+
+
+def law_of(study: Study) -> Coefficients:
+    if study.analysis.coefficients is None:
+        raise ValueError(f"{study.name} has no law")
+    return study.analysis.coefficients
+
+
+def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
+    """A column per coefficient of the forms fitted."""
+    names = list(dict.fromkeys(name for study in studies for name in law_of(study).coefficients))
+    rows = []
+    for study in studies:
+        law, cited = law_of(study), Cited(study.name)
+        values: list[Parts] = [(DASH,) for _ in names]
+        for position, name in enumerate(names):
+            if name in law.coefficients:
+                column = f"coefficients.{name}"
+                ends = (f"coefficients.intervals.{name}, low", f"coefficients.intervals.{name}, high")
+                value = cited.number(law.coefficients[name], column, 2)
+                values[position] = (value, *cited.interval(*law.intervals[name], ends, 1))
+        cells: Parts = (
+            cited.count(law.n_cells, "coefficients.n_cells"),
+            " of ",
+            cited.count(len(law.cells), "coefficients.cells"),
+        )
+        errors = [
+            (cited.number(optional(value), f"coefficients.{name}", digits),)
+            for name, value, digits in (
+                ("rmse", law.rmse, 3),
+                ("discrepancy", law.discrepancy, 3),
+            )
+        ]
+        form = "" if law.law == DEFAULT_LAW else f" ({law.law.replace('_', ' ')})"
+        rows.append([(study.label + form,), *values, cells, *errors])
+    return Table(
+        name=f"laws-{evidence}",
+        caption=(
+            f"The fitted laws (where no other form is named, {DEFAULT_LAW}): coefficients with intervals at the 95 % "
+            "level, interior cells of all, root mean square miss on the interior cells (dropout), scatter of the cells "
+            f"about the law beyond noise (standard deviation, dropout). {class_words(studies)}",
+        ),
+        header=("corpus", *(name.replace("_", " ") for name in names), "cells", "miss", "scatter"),
+        align="l" + "l" * len(names) + "lrr",
+        groups=[rows],
+    )
+
+
+def optional(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def certainty(studies: Sequence[Study]) -> Parts:
+    """How many coefficients of P, U and C are known by their sign."""
+    known = total = 0
+    for study in studies:
+        law = law_of(study)
+        for name in law.coefficients:
+            low, high = law.intervals[name]
+            if np.isfinite(low) and not name.startswith("C0"):
+                total += 1
+                known += low > 0 or high < 0
+    cited = Cited(studies[0].name if len(studies) == 1 else "all of these studies")
+    column = "coefficients.intervals"
+    return (
+        "Of the fitted coefficients other than the constant, ",
+        cited.count(known, column),
+        " of ",
+        cited.count(total, column),
+        " have an interval that excludes zero",
+        "; the others are not known even by their sign." if known < total else ".",
+    )
+
+
+def held_out_rows(study: Study) -> pd.DataFrame:
+    held = study.analysis.held_out
+    return held if held is not None else pd.DataFrame(columns=["holdout", "law", "regret_mean"])
+
+
+def held_out_table(evidence: str, studies: Sequence[Study]) -> Table:
+    """Mean regret: a row per corpus and hold-out, a column per law."""
+    laws = list(dict.fromkeys(law for study in studies for law in sorted(held_out_rows(study)["law"].unique())))
+    groups = []
+    for study in studies:
+        cited, held = Cited(study.name), held_out_rows(study)
+        rows: list[list[Parts]] = []
+        for holdout in HOLDOUTS:
+            own: dict[Any, dict[Any, Any]] = {
+                row["law"]: row for row in held[held["holdout"] == holdout].to_dict("records")
+            }
+            if own:
+                first = next(iter(own.values()))
+                values: list[Parts] = [
+                    (cited.number(own[law]["regret_mean"], "held_out.regret_mean", 4),) if law in own else (DASH,)
+                    for law in laws
+                ]
+                count: Parts = (cited.count(first["n_cells"], "held_out.n_cells"),)
+                rows.append([(study.label if not rows else "",), (HOLDOUTS[holdout],), count, *values])
+        groups.append(rows)
+    return Table(
+        name=f"heldout-{evidence}",
+        caption=(
+            "Regret on held-out cells: the validation loss at the law's dropout over the cell's best, mean over the "
+            "cells held out, nats per token. Held out: each cell alone (the other read-outs of its trials stay in), or "
+            "all cells of the largest P, U or C. A dash: the law is not determined without them. "
+            f"{class_words(studies)}",
+        ),
+        header=("corpus", "held out", "cells", *(law.replace("_", " ") for law in laws)),
+        align="llr" + "r" * len(laws),
+        groups=[group for group in groups if group],
+    )
+
+
+def winners(studies: Sequence[Study]) -> Parts:
+    """Which law has the least regret on which hold-out; ties are named together."""
+    sentences: list[Parts] = []
+    for holdout, words in HOLDOUTS.items():
+        best = []
+        for study in studies:
+            held = held_out_rows(study)
+            own = held[(held["holdout"] == holdout) & held["regret_mean"].notna()]
+            if len(own):
+                laws = own.loc[own["regret_mean"] <= own["regret_mean"].min() + TIED, "law"]
+                shared = f"{len(laws)} forms alike" if len(laws) > 2 else " and ".join(sorted(laws))
+                best.append(f"{shared.replace('_', ' ')} ({study.label})")
+        if best:
+            sentences.append((f"with {words} held out, {', '.join(best)}",))
+    return ("The least mean regret has, ", *join(sentences, "; "), ".")
