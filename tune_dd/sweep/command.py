@@ -284,9 +284,10 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
 def _finish(search: Search, outcome: Outcome, console: Console, *, alone: bool) -> int:
     """Analyse, print, and turn the outcome into an exit code."""
     if outcome.signal is not None:
+        # A chain names its own command.
+        how = f", the rest goes on with\n  {resume_command(search.run)}" if alone else ""
         done = f"{outcome.finished} of {outcome.planned} trials are finished"
-        resume = resume_command(search.run)
-        console.print(f"stopped; {done}, the rest goes on with\n  {resume}", highlight=False, soft_wrap=True)
+        console.print(f"stopped; {done}{how}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
     print_result(console, search.run, search.plan, outcome, alone=alone)
     missing = outcome.planned - outcome.finished - len(outcome.crashed)
