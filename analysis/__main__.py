@@ -20,8 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.options import OneLineParser
 from analysis.tables import newest_run
+from tune_dd.arguments import OneLineParser
 from tune_dd.errors import UserError
 from tune_dd.laws import LAWS
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.figures import count_text
-from analysis.options import OneLineParser
+from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import read_json
 from tune_dd.errors import UserError
 from tune_dd.laws import LAWS, Array, get_law

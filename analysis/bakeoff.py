@@ -19,11 +19,11 @@ from analysis.cells import cell_rows
 from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.holdout import RIVALS
-from analysis.options import OneLineParser
 from analysis.report import make_folder, write_pair
 from analysis.tables import POINT, Experiment, load_experiment
 from analysis.targets import Targets, make_targets
 from analysis.terminal import interval_text, make_console, new_table
+from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import METRICS as TABLE
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, LAWS

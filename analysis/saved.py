@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from analysis.options import OneLineParser
+from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import CONFIG, LEDGER, METRICS, checksum, read_json, sync_folder
 from tune_dd.errors import UserError
 

@@ -11,6 +11,7 @@ from tests_support import REPOSITORY
 
 # A room of tune_dd may not import these, directly.
 FORBIDDEN = {
+    "arguments": {"torch", "ray"},
     "regimes": {"torch", "ray"},
     "regime_file": {"torch", "ray"},
     "trial": {"torch", "ray"},
@@ -29,7 +30,17 @@ FORBIDDEN = {
     "evaluation": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
 }
 # Modules that search_spaces and analysis may use: nothing with torch or Ray in it.
-TORCH_FREE = {"errors", "regimes", "builtin_regimes", "regime_file", "trial", "artifacts", "schedule", "laws"}
+TORCH_FREE = {
+    "errors",
+    "arguments",
+    "regimes",
+    "builtin_regimes",
+    "regime_file",
+    "trial",
+    "artifacts",
+    "schedule",
+    "laws",
+}
 
 
 def imports(path) -> set[str]:

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.options import OneLineParser
 from analysis.saved import SAVED
+from tune_dd.arguments import OneLineParser
 from tune_dd.errors import UserError
 
 

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
+from tune_dd.arguments import OneLineParser
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.corpus.bars import transfer_bar
 from tune_dd.corpus.cache import CacheFiles, DamagedCacheError, NoCacheError, cache_folder, caches, read_manifest
@@ -34,20 +34,15 @@ EXAMPLES = """examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see python -m tune_dd.corpus --help)")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m tune_dd.corpus",
         description="The texts of the built-in regimes and their tokenized caches.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    place = _Parser(add_help=False)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
+    place = OneLineParser(add_help=False)
     place.add_argument("--data-dir", metavar="PATH", type=Path, default=DATA_DIR, help="default: data")
     fetching = commands.add_parser("fetch", parents=[place], help="fetch a regime's text from the Hugging Face hub")
     fetching.add_argument("name", choices=(*TEXTS, ALL))

@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from search_spaces.adaptive_grid import BUDGET, TARGET_WIDTH
 from search_spaces.samplers import SAMPLERS
 from search_spaces.schedule_coefficients import OBJECTIVES, SPACES
+from tune_dd.arguments import OneLineParser
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
@@ -39,13 +39,8 @@ EXAMPLES = """examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see python -m tune_dd.sweep --help)")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m tune_dd.sweep",
         description="Measure which dropout is best for each training prefix and budget of a regime.",
         epilog=EXAMPLES,
