@@ -28,15 +28,19 @@ def section(studies: Sequence[Study]) -> Section:
         streams = judge_streams(runs)
         if len(streams):
             streams = streams[streams.groupby("run")["law"].transform("nunique") > 1]
+        said: list[Parts] = []
         if len(cells):
             table = cells_table(evidence, group, cells)
-            blocks += [Paragraph((Ref(table.name), " puts the forms side by side. ", *ahead(cells))), table]
+            said.append(ahead(cells))
+            blocks += [Paragraph((Ref(table.name), " puts the forms side by side. ", *said[-1])), table]
         if len(streams):
             table = streams_table(evidence, group, streams)
-            blocks += [Paragraph((Ref(table.name), " does so on streams. ", *streamed(streams))), table]
+            said.append(streamed(streams))
+            blocks += [Paragraph((Ref(table.name), " does so on streams. ", *said[-1])), table]
         if len(cells) and len(streams):
             blocks.append(Paragraph((winner(cells, streams)[1],)))
-            sentences.setdefault("BakeoffAbstract", (*ahead(cells), " ", *streamed(streams)))
+        if said:
+            sentences.setdefault("BakeoffAbstract", join(said))
     return Section(NAME, "Which law holds beyond its calibration", blocks, sentences)
 
 
@@ -122,7 +126,7 @@ def cells_table(evidence: str, studies: Sequence[Study], cells: pd.DataFrame) ->
 
 
 def streams_table(evidence: str, studies: Sequence[Study], streams: pd.DataFrame) -> Table:
-    labels = {study.regime: study.label.split(" (")[0] for study in studies}
+    labels = {study.regime: study.title for study in studies}
     groups = []
     for _, own in streams.groupby("run", sort=False):
         rows: list[list[Parts]] = []

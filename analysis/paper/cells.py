@@ -21,7 +21,9 @@ Row = dict[Any, Any]  # of model_selection.csv
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
-    for evidence, group in by_class([study for study in studies if len(study.analysis.selection)]):
+    # What was held out has a section of its own.
+    shown = [study for study in studies if len(study.analysis.selection) and not study.held_out]
+    for evidence, group in by_class(shown):
         table, figure, detail = (
             optimum_table(evidence, group),
             optimum_figure(evidence, group),
@@ -30,7 +32,6 @@ def section(studies: Sequence[Study]) -> Section:
         lead = (Ref(table.name), " gives the best dropout after the longest training, ", Ref(figure.name, "figure"))
         more = (" that of all cells, ", Ref(detail.name), " what dropout gains and which rates are not shown worse. ")
         blocks += [Paragraph((*lead, *more, *movement(group))), table, figure, detail]
-    shown = [study for study in studies if len(study.analysis.selection)]
     sentences = {"CellsAbstract": abstract(shown)} if shown else {}
     return Section(NAME, "Where the best dropout lies", blocks, sentences)
 

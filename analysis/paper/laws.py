@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ HOLDOUTS = {
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
-    fitted = [study for study in studies if study.analysis.coefficients is not None]
+    fitted = [study for study in studies if study.analysis.coefficients is not None and not study.held_out]
     for evidence, group in by_class(fitted):
         table = coefficient_table(evidence, group)
         blocks += [Paragraph((Ref(table.name), " gives the law of each study. ", *certainty(group))), table]
@@ -148,17 +149,21 @@ def held_out_table(evidence: str, studies: Sequence[Study]) -> Table:
 
 
 def winners(studies: Sequence[Study]) -> Parts:
-    """Which law has the least regret on which hold-out; ties are named together."""
+    """Which law has the least regret on which hold-out; and in how many studies; ties are named together."""
     sentences: list[Parts] = []
     for holdout, words in HOLDOUTS.items():
-        best = []
+        best: Counter[str] = Counter()
         for study in studies:
             held = held_out_rows(study)
             own = held[(held["holdout"] == holdout) & held["regret_mean"].notna()]
             if len(own):
                 laws = own.loc[own["regret_mean"] <= own["regret_mean"].min() + TIED, "law"]
-                shared = f"{len(laws)} forms alike" if len(laws) > 2 else " and ".join(sorted(laws))
-                best.append(f"{shared.replace('_', ' ')} ({study.label})")
+                shared = "several forms alike" if len(laws) > 2 else " and ".join(sorted(laws))
+                best[shared.replace("_", " ")] += 1
         if best:
-            sentences.append((f"with {words} held out, {', '.join(best)}",))
+            counts: list[Parts] = [
+                (f"{laws} (", Cited("all").count(n, f"held_out, {holdout}: studies"), ")")
+                for laws, n in best.most_common()
+            ]
+            sentences.append((f"with {words} held out, ", *join(counts, ", ")))
     return ("The least mean regret has, ", *join(sentences, "; "), ".")

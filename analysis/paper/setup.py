@@ -22,7 +22,7 @@ def section(studies: Sequence[Study]) -> Section:
     for evidence, group in by_class(studies):
         table = runs_table(evidence, group)
         blocks += [Paragraph((Ref(table.name), " lists the trainings behind the results. ", *protocol(group))), table]
-    labels = list(dict.fromkeys(str(study.label) for study in studies))
+    labels = list(dict.fromkeys(study.title for study in studies))
     classes = [CLASS_WORDS.get(evidence, f"Class: {evidence}.") for evidence, _ in by_class(studies)]
     total = sum(study.analysis.experiment.table["trial_id"].nunique() for study in studies)
     everything, method = Cited("all"), Cited("the program")

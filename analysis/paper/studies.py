@@ -47,6 +47,17 @@ class Study:
     def evidence(self) -> str:
         return self.analysis.experiment.evidence
 
+    @property
+    def title(self) -> str:
+        """The corpus alone."""
+        return self.label.split(" (")[0]
+
+    @property
+    def held_out(self) -> bool:
+        """A calibration that laws were frozen for beforehand."""
+        frozen = any(config.get("coefficients") for config in self.configs.values())
+        return self.chain is None and frozen and next(iter(self.runs)) in ("confirm", "calibrate")
+
     def source(self, phase: str) -> str:
         """The run of a phase."""
         return self.runs.get(phase, self.name)
@@ -99,7 +110,7 @@ def distinct(studies: Sequence[Study]) -> Iterator[Study]:
     """The same, with labels that tell studies of one corpus and class apart: by what they are, else by their name."""
     for _, group in groupby(studies, key=lambda study: (study.evidence, study.label)):
         same = list(group)
-        marks = [[kind(study), f"{kind(study)}, {models(study)}", study.name] for study in same]
+        marks = [[kind(study), f"{kind(study)}, {largest(study)}", study.name] for study in same]
         for number, study in enumerate(same):
             mark = next(own for own, *others in zip(marks[number], *marks, strict=True) if others.count(own) == 1)
             yield study if len(same) == 1 else replace(study, label=f"{study.label} ({mark})")
@@ -109,13 +120,12 @@ def kind(study: Study) -> str:
     """What a study is, in a word: a calibration for which a law was frozen is a hold-out."""
     if study.chain is not None:
         return "chain"
-    phase = next(iter(study.runs))
-    frozen = any(config.get("coefficients") for config in study.configs.values())
-    return "hold-out" if frozen and phase in ("confirm", "calibrate") else phase
+    return "hold-out" if study.held_out else next(iter(study.runs))
 
 
-def models(study: Study) -> str:
-    return " ".join(sorted(study.analysis.experiment.table["model"].unique()))
+def largest(study: Study) -> str:
+    table = study.analysis.experiment.table
+    return str(table.sort_values("n_params")["model"].iloc[-1])
 
 
 def make_study(results: Path, folder: Path, runs: dict[str, Path], chain: dict[str, Any] | None) -> Study:
