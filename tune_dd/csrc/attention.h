@@ -52,13 +52,13 @@ static void transpose(const float *restrict x, float *restrict out, int64_t rows
             for (int64_t i = 0; i < WIDTH; i++) out[c * stride + r + i] = x[(r + i) * columns + c];
 }
 
-/* A tile of rows of C (ROWS, n) = or += A B. */
+/* A tile of rows of C (ROWS, n) = or += A B, as the form says. */
 INLINE void row_tile(const float *a, int64_t across, int64_t along, const float *b, int64_t ldb, float *c, int64_t ldc,
-                     int64_t n, int64_t k, int add) {
+                     int64_t n, int64_t k, int form) {
     int64_t vectors = n / WIDTH;
     for (int64_t v = 0, take; v < vectors; v += take) {
         take = panel(vectors - v);
-        tile(take, a, across, along, b + v * WIDTH, ldb, c + v * WIDTH, ldc, k, add, PLAIN, c, c);
+        tile(take, a, across, along, b + v * WIDTH, ldb, c + v * WIDTH, ldc, k, form, 0, c, c);
     }
 }
 
@@ -68,7 +68,7 @@ INLINE int64_t reach(int64_t first) { return up(first + ROWS, WIDTH); }
 /* x y^T of a block of rows of x from lo on, as far as each tile reaches. */
 static void scores(const float *x, const float *yt, float *out, int64_t lo, int64_t u, int64_t w) {
     for (int64_t i = 0; i < QUERIES; i += ROWS)
-        row_tile(x + (lo + i) * w, w, 1, yt, u, out + i * u, u, reach(lo + i), w, 0);
+        row_tile(x + (lo + i) * w, w, 1, yt, u, out + i * u, u, reach(lo + i), w, STORE);
 }
 
 /* exp of the scores at keys up to the query's own, 0 beyond. */
@@ -127,7 +127,7 @@ static void attention(const float *qkv, float *kept, const float *cos, const flo
                     inverse_sum[lo + i] = 1.0f / total(sum);
                 }
                 for (int64_t i = 0; i < n; i += ROWS)
-                    row_tile(s + i * u, u, 1, v, w, o + i * w, w, w, lo + i + ROWS, 0);
+                    row_tile(s + i * u, u, 1, v, w, o + i * w, w, w, lo + i + ROWS, STORE);
                 for (int64_t i = 0; i < n; i++) {
                     for (int64_t j = 0; j < w; j += WIDTH) AT(o + i * w + j) *= inverse_sum[lo + i];
                     copy(o + i * w, mixed + ((g * context + lo + i) * heads + h) * d, d);
@@ -178,11 +178,11 @@ static void attention_backward(const float *kept, const float *cos, const float 
                     }
                 }
                 for (int64_t i = 0; i < n; i += ROWS)
-                    row_tile(gs + i * u, u, 1, k, w, gq + (lo + i) * w, w, w, lo + i + ROWS, 0);
+                    row_tile(gs + i * u, u, 1, k, w, gq + (lo + i) * w, w, w, lo + i + ROWS, STORE);
                 for (int64_t j = 0; j < lo + QUERIES; j += ROWS) {
                     int64_t first = j > lo ? j - lo : 0;
-                    row_tile(s + first * u + j, 1, u, go + (lo + first) * w, w, gv + j * w, w, w, QUERIES - first, 1);
-                    row_tile(gs + first * u + j, 1, u, q + (lo + first) * w, w, gk + j * w, w, w, QUERIES - first, 1);
+                    row_tile(s + first * u + j, 1, u, go + (lo + first) * w, w, gv + j * w, w, w, QUERIES - first, ADD);
+                    row_tile(gs + first * u + j, 1, u, q + (lo + first) * w, w, gk + j * w, w, w, QUERIES - first, ADD);
                 }
             }
             for (int64_t p = 0; p < context; p++) {

@@ -4,53 +4,68 @@
 
 #include "vectors.h"
 
-/* A tile of ROWS rows and `columns` vectors of C = or += A B, A at a[row * across + k * along]. The forms of C:
-   RELU leaves relu(C) and its square, RELU_BACKWARD takes relu(C) of the forward pass, multiplies by its derivative
-   of the square, and leaves the square again. */
-#define TILE(NAME, NV)                                                                                                 \
-    INLINE void NAME(const float *a, int64_t across, int64_t along, const float *b, int64_t ldb, float *c,             \
-                     int64_t ldc, int64_t k, int add, int form, float *relu, float *square) {                          \
-        vec t[ROWS][NV], zero = {0};                                                                                   \
-        for (int i = 0; i < ROWS; i++)                                                                                 \
-            for (int j = 0; j < NV; j++) t[i][j] = add ? *(vec *)(c + i * ldc + j * WIDTH) : zero;                     \
-        for (int64_t p = 0; p < k; p++) {                                                                              \
-            vec r[NV];                                                                                                 \
-            for (int j = 0; j < NV; j++) r[j] = READ(b + p * ldb + j * WIDTH);                                         \
-            for (int i = 0; i < ROWS; i++)                                                                             \
-                for (int j = 0; j < NV; j++) t[i][j] += a[i * across + p * along] * r[j];                              \
-        }                                                                                                              \
-        for (int i = 0; i < ROWS; i++)                                                                                 \
-            for (int j = 0; j < NV; j++) {                                                                             \
-                int64_t at = i * ldc + j * WIDTH;                                                                      \
-                if (form == RELU) {                                                                                    \
-                    vec x = RECTIFIED(t[i][j]);                                                                        \
-                    *(vec *)(relu + at) = x;                                                                           \
-                    *(vec *)(square + at) = x * x;                                                                     \
-                } else if (form == RELU_BACKWARD) {                                                                    \
-                    vec x = *(vec *)(relu + at);                                                                       \
-                    *(vec *)(square + at) = x * x;                                                                     \
-                    *(vec *)(c + at) = t[i][j] * (x + x);                                                              \
-                } else                                                                                                 \
-                    *(vec *)(c + at) = t[i][j];                                                                        \
-            }                                                                                                          \
-    }
+/* What becomes of a tile C of a product: it is stored, or added to what is there; relu(C) and its square are stored; or
+   C times the derivative of the square, 2 relu, where relu is that of the forward pass, and the square once more. */
+enum { STORE, ADD, RELU, RELU_BACKWARD };
+
 /* NaN is kept: it is not below 0. */
-#define RECTIFIED(x) ((vec)((lanes)(x) & ~((x) < 0.0f)))
-TILE(tile1, 1)
-TILE(tile2, 2)
-TILE(tile3, COLUMNS)
+INLINE vec rectified(vec x) { return (vec)((lanes)x & ~(x < 0.0f)); }
+
+INLINE void fetch(const float *row, int64_t columns) {
+    for (int64_t j = 0; j < columns; j += 16) __builtin_prefetch(row + j, 1);
+}
+
+/* A tile of ROWS rows and nv vectors of columns of C = A B, with A at a[row * across + k * along]; k is a multiple of
+   ROWS. With `far`, C lies outside the cache: its lines are asked for, a row at a time, while the sums are made. */
+INLINE void tile_of(const int nv, const float *a, int64_t across, int64_t along, const float *b, int64_t ldb, float *c,
+                    int64_t ldc, int64_t k, int form, int far, float *relu, float *square) {
+    vec t[ROWS][COLUMNS] = {0};
+    int64_t part = far ? k / ROWS : k;
+    for (int64_t from = 0, row = 0; from < k; from += part, row += ldc) {
+        if (far) {
+            fetch((form == RELU ? square : c) + row, nv * WIDTH);
+            if (form == RELU || form == RELU_BACKWARD)
+                fetch(relu + row, nv * WIDTH);
+            if (form == RELU_BACKWARD)
+                fetch(square + row, nv * WIDTH);
+        }
+        for (int64_t p = from; p < from + part; p++) {
+            vec r[COLUMNS];
+            for (int j = 0; j < nv; j++) r[j] = READ(b + p * ldb + j * WIDTH);
+            for (int i = 0; i < ROWS; i++)
+                for (int j = 0; j < nv; j++) t[i][j] += a[i * across + p * along] * r[j];
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < nv; j++) {
+            int64_t at = i * ldc + j * WIDTH;
+            if (form == STORE) {
+                AT(c + at) = t[i][j];
+            } else if (form == ADD) {
+                AT(c + at) += t[i][j];
+            } else if (form == RELU) {
+                vec x = rectified(t[i][j]);
+                AT(relu + at) = x;
+                AT(square + at) = x * x;
+            } else {
+                vec x = READ(relu + at);
+                AT(square + at) = x * x;
+                AT(c + at) = t[i][j] * (x + x);
+            }
+        }
+}
 
 /* How many vectors the next panel takes of `left`: three, but never one where it can be two and two. */
 INLINE int64_t panel(int64_t left) { return left == 4 || left == 2 ? 2 : left < 3 ? left : 3; }
 
 INLINE void tile(int64_t vectors, const float *a, int64_t across, int64_t along, const float *b, int64_t ldb, float *c,
-                 int64_t ldc, int64_t k, int add, int form, float *relu, float *square) {
+                 int64_t ldc, int64_t k, int form, int far, float *relu, float *square) {
     if (vectors == 3)
-        tile3(a, across, along, b, ldb, c, ldc, k, add, form, relu, square);
+        tile_of(3, a, across, along, b, ldb, c, ldc, k, form, far, relu, square);
     else if (vectors == 2)
-        tile2(a, across, along, b, ldb, c, ldc, k, add, form, relu, square);
+        tile_of(2, a, across, along, b, ldb, c, ldc, k, form, far, relu, square);
     else
-        tile1(a, across, along, b, ldb, c, ldc, k, add, form, relu, square);
+        tile_of(1, a, across, along, b, ldb, c, ldc, k, form, far, relu, square);
 }
 
 /* B (k, n), at w[p * down + j * right], into panels that `linear` reads in one go. */
@@ -83,7 +98,7 @@ INLINE void product(const float *x, const float *packed, float *y, int64_t n, in
             const float *b = packed + v * WIDTH * k;
             for (int64_t row = first; row < last; row += ROWS) {
                 int64_t at = row * columns + v * WIDTH;
-                tile(take, x + row * k, k, 1, b, take * WIDTH, y + at, columns, k, 0, form, relu + at, square + at);
+                tile(take, x + row * k, k, 1, b, take * WIDTH, y + at, columns, k, form, 1, relu + at, square + at);
             }
         }
     }
@@ -91,7 +106,7 @@ INLINE void product(const float *x, const float *packed, float *y, int64_t n, in
 
 /* y (n, columns) = x (n, k) B, B packed. */
 static void linear(const float *x, const float *packed, float *y, int64_t n, int64_t k, int64_t columns) {
-    product(x, packed, y, n, k, columns, PLAIN, y, y);
+    product(x, packed, y, n, k, columns, STORE, y, y);
 }
 
 /* relu(x B) and its square. */
@@ -124,8 +139,12 @@ static void gradient(const float *a, const float *b, float *total, int64_t n, in
                 take = panel(vectors - v);
                 for (int64_t i = 0; i < tiles; i++) {
                     float *c = total + (from + i * ROWS) * columns + v * WIDTH;
-                    tile(take, block + i * rows * ROWS, 1, ROWS, b + first * columns + v * WIDTH, columns, c, columns,
-                         rows, add || first, PLAIN, c, c);
+                    if (add || first)
+                        tile(take, block + i * rows * ROWS, 1, ROWS, b + first * columns + v * WIDTH, columns, c,
+                             columns, rows, ADD, 1, c, c);
+                    else
+                        tile(take, block + i * rows * ROWS, 1, ROWS, b + first * columns + v * WIDTH, columns, c,
+                             columns, rows, STORE, 1, c, c);
                 }
             }
         }

@@ -35,8 +35,6 @@ typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
 #define READ(p) (*(const vec *)(p))
 #define INLINE static inline __attribute__((always_inline))
 
-enum { PLAIN, RELU, RELU_BACKWARD };
-
 #ifdef _OPENMP
 #include <omp.h>
 static int64_t threads(void) { return omp_get_max_threads(); }
