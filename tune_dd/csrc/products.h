@@ -88,17 +88,25 @@ static void pack(const float *w, float *out, int64_t k, int64_t n, int64_t down,
 
 INLINE void product(const float *x, const float *packed, float *y, int64_t n, int64_t k, int64_t columns, int form,
                     float *relu, float *square) {
-    int64_t vectors = columns / WIDTH, block = BLOCK_FLOATS / k, share = (n + threads() - 1) / threads();
+    int64_t vectors = columns / WIDTH, part = form == STORE && k > LONGEST_SUM ? LONGEST_SUM : k;
+    int64_t block = BLOCK_FLOATS / part, share = (n + threads() - 1) / threads();
     block = up(block < share ? block : share, ROWS);
 #pragma omp parallel for
     for (int64_t first = 0; first < n; first += block) {
         int64_t last = first + block < n ? first + block : n;
-        for (int64_t v = 0, take; v < vectors; v += take) {
-            take = panel(vectors - v);
-            const float *b = packed + v * WIDTH * k;
-            for (int64_t row = first; row < last; row += ROWS) {
-                int64_t at = row * columns + v * WIDTH;
-                tile(take, x + row * k, k, 1, b, take * WIDTH, y + at, columns, k, form, 1, relu + at, square + at);
+        for (int64_t from = 0; from < k; from += part) {
+            int64_t sum = k - from < part ? k - from : part;
+            for (int64_t v = 0, take; v < vectors; v += take) {
+                take = panel(vectors - v);
+                const float *b = packed + v * WIDTH * k + from * take * WIDTH;
+                for (int64_t row = first; row < last; row += ROWS) {
+                    int64_t at = row * columns + v * WIDTH;
+                    const float *a = x + row * k + from;
+                    if (from)
+                        tile(take, a, k, 1, b, take * WIDTH, y + at, columns, sum, ADD, 1, y, y);
+                    else
+                        tile(take, a, k, 1, b, take * WIDTH, y + at, columns, sum, form, 1, relu + at, square + at);
+                }
             }
         }
     }

@@ -25,6 +25,7 @@
 #define GRADIENT_ROWS 128 /* and columns: of one operand of a weight's gradient */
 #define GRADIENT_COLUMNS 64
 #define QUERIES 64             /* of one block of attention scores */
+#define LONGEST_SUM 1536       /* of products that can be made in parts: a panel of more would not stay in the cache */
 #define BLOCK_FLOATS (1 << 17) /* of the left operand that one panel of the right one meets: 512 KiB */
 
 typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
