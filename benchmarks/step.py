@@ -1,12 +1,14 @@
 """A training step: tokens per second and share of the machine's best matrix product.
 
 Per shape and number of threads, one loop times in turn a 1024-cube sgemm, the step that training takes
-(batch, hand-written gradients, AdamW) and the same step by autograd, so that what else the machine does
-meets all three. FLOPs per token are 6 (12 L D^2 + V D) + 6 L T D, causal attention counted at half.
+(batch, hand-written gradients, AdamW), and the same step by autograd in float32 and in bfloat16, so that what
+else the machine does meets all of them. FLOPs per token are 6 (12 L D^2 + V D) + 6 L T D, causal attention
+counted at half.
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import torch
 
 from benchmarks.measuring import cores
 from benchmarks.trials import trial_run
+from tune_dd import kernels
 from tune_dd.device import open_device, processor_name
 from tune_dd.regimes import ModelSpec
 from tune_dd.training import TrialRun
@@ -46,7 +49,7 @@ CASES = (
 )
 
 
-def case_run(case: Case, device: torch.device, *, autograd: bool = False) -> TrialRun:
+def case_run(case: Case, device: torch.device, *, autograd: bool = False, precision: str = "float32") -> TrialRun:
     return trial_run(
         ModelSpec.parse(case.model),
         device,
@@ -55,6 +58,7 @@ def case_run(case: Case, device: torch.device, *, autograd: bool = False) -> Tri
         context=case.context,
         readout_steps=(10 * case.repeats,),
         autograd=autograd,
+        precision=precision,
     )
 
 
@@ -66,22 +70,24 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def measure(case: Case, n_threads: int) -> dict[str, Any]:
     device = open_device("cpu", n_threads)
-    ours, autograd = case_run(case, device), case_run(case, device, autograd=True)
+    runs = {
+        "step": case_run(case, device),
+        "autograd": case_run(case, device, autograd=True),
+        "bfloat16": case_run(case, device, precision="bfloat16"),
+    }
     a, b = torch.randn(GEMM, GEMM), torch.randn(GEMM, GEMM)
     product = torch.empty(GEMM, GEMM)
-    times: dict[str, list[float]] = {"sgemm": [], "step": [], "autograd": []}
+    times: dict[str, list[float]] = {"sgemm": [], **{name: [] for name in runs}}
     for repeat in range(case.repeats + 1):
-        found = {
-            "sgemm": seconds(lambda: torch.mm(a, b, out=product)),
-            "step": seconds(lambda: ours.advance(ours.step + 1)),
-            "autograd": seconds(lambda: autograd.advance(autograd.step + 1)),
-        }
+        found = {"sgemm": seconds(lambda: torch.mm(a, b, out=product))}
+        for name, run in runs.items():
+            found[name] = seconds(functools.partial(run.advance, run.step + 1))
         if repeat:  # the first of each allocates and warms up
             for name, value in found.items():
                 times[name].append(value)
     median = {name: statistics.median(values) for name, values in times.items()}
     tokens = case.batch_size * case.context
-    flops = tokens * ours.spec.model.flops_per_token(case.vocab_size, case.context)
+    flops = tokens * runs["step"].spec.model.flops_per_token(case.vocab_size, case.context)
     peak = 2 * GEMM**3 / median["sgemm"]
     return {
         "case": case.name,
@@ -90,14 +96,19 @@ def measure(case: Case, n_threads: int) -> dict[str, Any]:
         "tokens_per_second": tokens / median["step"],
         "share_of_sgemm": flops / median["step"] / peak,
         "speed_up_over_autograd": median["autograd"] / median["step"],
+        "speed_up_over_bfloat16": median["bfloat16"] / median["step"],
         "step_seconds": times["step"],
     }
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
     n_cores = cores()
-    print(f"{processor_name()}, {n_cores} cores, torch {torch.__version__}; medians")
-    print(f"{'shape':28s}{'threads':>8s}{'sgemm GF/s':>12s}{'tokens/s':>10s}{'share':>8s}{'x autograd':>12s}")
+    compiled = "compiled step" if kernels.load() else "no C compiler: step in torch's operations"
+    print(f"{processor_name()}, {n_cores} cores, torch {torch.__version__}, {compiled}; medians")
+    print(
+        f"{'shape':28s}{'threads':>8s}{'sgemm GF/s':>12s}{'tokens/s':>10s}{'share':>8s}"
+        f"{'x autograd':>12s}{'x bfloat16':>12s}"
+    )
     rows = []
     for n_threads in sorted({1, n_cores}):
         for case in CASES[:1] if quick else CASES:
@@ -105,7 +116,14 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             rows.append(row)
             print(
                 f"{row['case']:28s}{n_threads:8d}{row['sgemm_gflops']:12.0f}{row['tokens_per_second']:10.0f}"
-                f"{row['share_of_sgemm']:8.1%}{row['speed_up_over_autograd']:12.2f}",
+                f"{row['share_of_sgemm']:8.1%}{row['speed_up_over_autograd']:12.2f}"
+                f"{row['speed_up_over_bfloat16']:12.2f}",
                 flush=True,
             )
-    return {"processor": processor_name(), "cores": n_cores, "torch": torch.__version__, "rows": rows}
+    return {
+        "processor": processor_name(),
+        "cores": n_cores,
+        "torch": torch.__version__,
+        "compiled": bool(kernels.load()),
+        "rows": rows,
+    }

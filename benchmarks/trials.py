@@ -20,6 +20,7 @@ def trial_run(
     context: int = 128,
     readout_steps: tuple[int, ...] = (32, 64, 96, 128),
     autograd: bool = False,
+    precision: str = "float32",
 ) -> TrialRun:
     """A trial on random tokens at dropout 0.3; with ``autograd`` the path of an accelerator, taken on cpu."""
     tokens = np.random.default_rng(0).integers(0, vocab_size, 65_536).astype(np.uint16)
@@ -31,7 +32,7 @@ def trial_run(
         validation_hash="",
         vocab_size=vocab_size,
         model=model,
-        protocol=Protocol(batch_size, context, learning_rate=1e-3, warmup_steps=0),
+        protocol=Protocol(batch_size, context, learning_rate=1e-3, warmup_steps=0, precision=precision),
         seed=0,
         condition="static_0.30",
         kind="static",

@@ -26,6 +26,9 @@ FORBIDDEN = {
     "stream": {"torch", "ray", "tune_dd.model"},
     "model": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
     "optimizer": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
+    "fused": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
+    "kernels": {"torch", "ray", "tune_dd.corpus", "tune_dd.artifacts"},
+    "native": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
     "training": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
     "evaluation": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
 }

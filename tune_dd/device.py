@@ -61,6 +61,29 @@ def why_unusable(name: str) -> str | None:
     return None
 
 
+def check_precision(name: str, precision: str) -> None:
+    """Refuse a protocol's precision that a usable device has no arithmetic for.
+
+    Raises:
+        UserError: bfloat16 on a device without it.
+    """
+    if precision == "float32" or name == "cpu":  # every cpu has bfloat16, emulated if need be
+        return
+    import torch
+
+    if name == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        try:
+            able = bool(torch.ones(1, device=name, dtype=torch.bfloat16).add_(1).item() == 2.0)
+        except (RuntimeError, TypeError):
+            able = False
+    if not able:
+        raise UserError(
+            f'this {name} device has no {precision} arithmetic: set precision = "float32" in the protocol of the regime'
+        )
+
+
 def open_device(name: str, n_threads: int) -> torch.device:
     """Set this process up for reproducible training on a device, and give it back.
 

@@ -60,6 +60,21 @@ class DropoutMasks:
         else:
             self._bits = np.random.SFC64(np.random.SeedSequence((seed, stage, step)))
 
+    @property
+    def below(self) -> int:
+        """A unit is kept where its 16 random bits, read as a signed number, are below this."""
+        return self._threshold - _LEVELS // 2
+
+    @property
+    def scale(self) -> float:
+        """What a kept unit is multiplied by."""
+        return _LEVELS / self._threshold
+
+    def state(self) -> torch.Tensor:
+        """On cpu, the four words of SFC64, int64, that the step's masks are drawn from, each from whole words."""
+        words = self._bits.state["state"]["state"]
+        return torch.from_numpy(words.astype(np.uint64).view(np.int64).copy())
+
     def next(self, shape: tuple[int, ...], out: torch.Tensor | None = None) -> torch.Tensor:
         """The next mask: float32 of ``shape``, 0 for a dropped unit and 1/keep for a kept one.
 
@@ -75,4 +90,4 @@ class DropoutMasks:
         words = self._bits.random_raw(-(-count // 4))
         # Signed 16-bit integers, since torch has no comparison kernel for unsigned ones.
         bits = torch.from_numpy(words.view(np.int16)[:count]).view(shape)
-        return torch.lt(bits, self._threshold - _LEVELS // 2, out=out).mul_(1.0 / keep)
+        return torch.lt(bits, self.below, out=out).mul_(1.0 / keep)

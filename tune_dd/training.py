@@ -15,8 +15,8 @@ import torch
 
 from tune_dd.device import synchronize
 from tune_dd.evaluation import EVAL_BATCH_TOKENS, TrainingDiverged, autocast, evaluate, to_device, training_windows
-from tune_dd.fused import FusedStep
 from tune_dd.model import Transformer
+from tune_dd.native import hand_written_step
 from tune_dd.optimizer import AdamW, learning_rate
 from tune_dd.stream import EvaluationWindows, evaluation_windows, sample_batch
 from tune_dd.trial import Stage, TrialSpec
@@ -74,7 +74,7 @@ class TrialRun:
         self.optimizer = AdamW(self.model.parameters(), spec.protocol)
         # The hand-written step is for float32 on cpu; elsewhere autograd finds fused kernels of its own.
         fused = not accelerated and spec.protocol.precision == "float32"
-        self._fused = FusedStep(self.model, spec.protocol.batch_size) if fused else None
+        self._fused = hand_written_step(self.model, spec.protocol.batch_size) if fused else None
         self.step = 0
         self.train_seconds = 0.0
         self.trace: list[list[float]] = []

@@ -65,6 +65,16 @@ def test_cpu_is_always_accepted_whatever_the_fallback(monkeypatch: pytest.Monkey
     device.check_device("cpu")
 
 
+def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    device.check_precision("cpu", "bfloat16")
+    device.check_precision("cuda", "float32")
+    names = ["cuda"] if torch.backends.mps.is_available() else ["cuda", "mps"]
+    for name in names:
+        with pytest.raises(UserError, match=f'this {name} device has no bfloat16 .* precision = "float32"'):
+            device.check_precision(name, "bfloat16")
+
+
 def test_what_needs_no_torch_is_decided_without_it() -> None:
     program = """
 import os, sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from tests_support import REPOSITORY, spec
 
+from tune_dd import kernels
 from tune_dd.fused import FusedStep
 from tune_dd.memory import cpu_trial_bytes, parameter_bytes
 from tune_dd.model import Transformer
+from tune_dd.native import hand_written_step
 from tune_dd.regimes import ModelSpec, Protocol
 from tune_dd.trial import Stage, TrialSpec
 
@@ -29,15 +32,19 @@ def tensor_bytes(values: object) -> int:
         return values.nbytes
     if isinstance(values, list):
         return sum(map(tensor_bytes, values))
-    if isinstance(values, torch.nn.Module) or not hasattr(values, "__dict__"):
+    if isinstance(values, (torch.nn.Module, ctypes.CDLL)) or not hasattr(values, "__dict__"):
         return 0
     return sum(map(tensor_bytes, vars(values).values()))
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("name", ["L2_H2_D64", "L4_H4_D128"])
-def test_the_kept_buffers_are_counted(name: str) -> None:
+def test_the_kept_buffers_are_counted(monkeypatch: pytest.MonkeyPatch, name: str, compiled: bool) -> None:
+    if not compiled:
+        monkeypatch.setattr(kernels, "load", lambda: None)
     what = trial(name)
-    step = FusedStep(Transformer(what.model, what.vocab_size, what.protocol.context), what.protocol.batch_size)
+    step = hand_written_step(Transformer(what.model, what.vocab_size, what.protocol.context), what.protocol.batch_size)
+    assert compiled or isinstance(step, FusedStep)
     copies = 3 * 3 * 4 * what.n_params
     estimate = cpu_trial_bytes(what) - parameter_bytes(what) - copies
     assert estimate == pytest.approx(tensor_bytes(step), rel=0.1)

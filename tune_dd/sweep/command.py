@@ -158,6 +158,8 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
         device.check_device(args.device or ("cpu" if args.quick else "mps"), regime.name)
     laws = read_laws(args.coefficients or (), regime.name, forms=args.law or (), transfer=args.transfer)
     plan = choose_plan(args, regime, laws)
+    if not args.dry_run:
+        device.check_precision(plan.device, plan.scale.protocol.precision)
     storage = Path(args.storage).absolute()
     cache = Path(args.cache_dir or cache_folder(regime.name, plan.scale_name)).absolute()
     corpus: Corpus | None = None
@@ -220,6 +222,7 @@ def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console:
     else:
         _refuse_changes(args, plan, run)
     device.check_device(plan.device, plan.regime.name)
+    device.check_precision(plan.device, plan.scale.protocol.precision)
     cache = Path(config["data"]["cache_folder"])
     corpus = _same_corpus(config, plan, cache, run, console)
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
