@@ -57,6 +57,12 @@ def load() -> ctypes.CDLL | None:
         return None
 
 
+def identity() -> str:
+    """What computes a step in float32 on this cpu, for a run's record: its last digits depend on it."""
+    library = load()
+    return "torch" if library is None else Path(library._name).stem
+
+
 def _path(compiler: str) -> Path:
     """Where the library of these sources, this compiler and this processor is kept."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout

@@ -227,6 +227,16 @@ def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console:
     corpus = _same_corpus(config, plan, cache, run, console)
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
     print_plan(console, plan, specs, cost, (), corpus=corpus, cache_folder=cache, storage=run.path.parent.parent)
+    changed = planning.other_arithmetic(config, plan)
+    if changed:
+        console.print(
+            f"warning: the run was begun with other arithmetic ({'; '.join(changed)}): what is trained from here on "
+            "may differ from it in the last digits",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if args.dry_run:
         return None
     if args.extend:

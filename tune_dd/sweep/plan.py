@@ -19,7 +19,8 @@ from search_spaces.locked_stream import StreamGrid
 from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity, Setting, Space
 from search_spaces.static_dropout import StaticGrid
-from tune_dd import artifacts
+from tune_dd import artifacts, kernels
+from tune_dd.device import processor_name
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource, ModelSpec, Protocol, Regime, Scale, evidence_class
 from tune_dd.snapshots import Sharing
@@ -128,12 +129,30 @@ def to_config(
         },
         "options": options,
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "step": step_identity(plan),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git_commit": _git_commit(),
         "attribution": ATTRIBUTION,
         **more,
     }
+
+
+def step_identity(plan: Plan) -> str:
+    """What a training step is computed by: ``kernels-<hash>``, the compiled step; or ``torch``."""
+    compiled = plan.device == "cpu" and plan.scale.protocol.precision == "float32"
+    return kernels.identity() if compiled else "torch"
+
+
+def other_arithmetic(config: dict[str, Any], plan: Plan) -> list[str]:
+    """In what a machine computes otherwise than where a run was begun, so that last digits may differ; in words."""
+    pairs = [
+        ("torch", config.get("libraries", {}).get("torch"), importlib.metadata.version("torch")),
+        ("step", config.get("step"), step_identity(plan)),
+    ]
+    if plan.device == "cpu":
+        pairs.append(("processor", config.get("device", {}).get("device_name"), processor_name()))
+    return [f"{what} {before} -> {now}" for what, before, now in pairs if before is not None and before != now]
 
 
 def from_config(config: dict[str, Any], where: Path) -> tuple[Plan, tuple[TrialSpec, ...]]:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from tests_support import TINY_REGIME, synthetic_text, wait_until
 
-from tune_dd import artifacts, journal
+from tune_dd import artifacts, journal, kernels
 from tune_dd.artifacts import TIMING_COLUMNS
+from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.runs import RunFolder, hold
 
 # Longer trials than the tiny regime's, so that a signal finds them at work.
@@ -147,6 +148,22 @@ def test_an_interrupted_search_resumes_to_the_same_rows(
     assert done.returncode == 0, done.stderr
     (unbroken,) = run_folders(searched[0])
     assert rows_without_timings(path) == rows_without_timings(unbroken)
+
+
+def test_going_on_with_other_arithmetic_is_told(
+    searched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = searched
+    (path,) = run_folders(folder)
+    step = json.loads((path / artifacts.CONFIG).read_text())["step"]
+    assert step == kernels.identity()
+    monkeypatch.chdir(folder)
+    assert main(["--resume", str(path), "--dry-run"]) == 0
+    assert "other arithmetic" not in capsys.readouterr().out
+    monkeypatch.setattr(kernels, "identity", lambda: "another")
+    assert main(["--resume", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert f"begun with other arithmetic (step {step} -> another)" in told
 
 
 def test_resuming_a_finished_run_trains_nothing(searched) -> None:
