@@ -93,6 +93,9 @@ class NativeStep:
 
     def _run(self, inputs: Tensor, targets: Tensor, grads: Sequence[Tensor] | None, state: Tensor | None) -> Tensor:
         inputs, targets, masks = inputs.contiguous(), targets.contiguous(), self.model.masks
+        needed = self.library.workspace_floats(ctypes.byref(self.sizes))
+        if needed != len(self.workspace):  # torch was given another number of threads, each of which has its part
+            self.workspace = torch.zeros(needed)
         losses = torch.empty(targets.shape)
         failed = self.library.run(
             ctypes.byref(self.sizes),
