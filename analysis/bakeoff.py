@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import cell_rows
 from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.holdout import RIVALS
-from analysis.report import make_folder, write_pair
+from analysis.report import calibration_rows, make_folder, write_pair
 from analysis.tables import POINT, Experiment, load_experiment
 from analysis.targets import Targets, make_targets
 from analysis.terminal import interval_text, make_console, new_table
@@ -106,10 +105,12 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
     corpus. Laws that a calibration leaves undetermined are left out.
     """
-    cells = {place: make_targets(None, cell_rows(rows), seed=seed) for place, rows in study.calibrations.items()}
-    held = {place: make_targets(None, cell_rows(rows), seed=seed) for place, rows in study.holdouts.items()}
+    # Without cells that have one dropout so far, as a run under way has them.
+    tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}
+    cells = {place: make_targets(None, table, seed=seed) for place, table in tables.items()}
+    held = {place: make_targets(None, calibration_rows(rows)[0], seed=seed) for place, rows in study.holdouts.items()}
     rows = []
-    for place, table in study.calibrations.items():
+    for place, table in tables.items():
         for law in laws:
             fitted = _fit(table, cells[place], law, seed)
             if fitted is None:
@@ -124,7 +125,7 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
 
 def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int) -> Coefficients | None:
     try:
-        return fit_law(None, cell_rows(table), law=law, n_bootstrap=1, seed=seed, targets=targets)
+        return fit_law(None, table, law=law, n_bootstrap=1, seed=seed, targets=targets)
     except UserError:
         return None
 
