@@ -78,14 +78,23 @@ class NativeStep:
         """Mean cross-entropy (nats, scalar) of int64 inputs and targets (B, T); sets every ``.grad``.
 
         Dropout is what ``model.set_dropout`` last said.
+
+        Raises:
+            ValueError: another shape than the batch's, or a token outside the vocabulary.
         """
+        if len(inputs) != self.sizes.batch:
+            raise ValueError(f"{len(inputs)} sequences are not a batch of {self.sizes.batch}")
         masks = self.model.masks
         state = masks.state() if masks.active else None
         return self._run(inputs, targets, _grads(self.model), state).mean()
 
     @torch.no_grad()
     def token_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of every target, nats, float32 (n, T), without dropout; any number n of sequences."""
+        """Cross-entropy of every target, nats, float32 (n, T), without dropout; any number n of sequences.
+
+        Raises:
+            ValueError: sequences of another length, or a token outside the vocabulary.
+        """
         missing = -len(inputs) % int(self.sizes.group)
         if missing:  # buffers have one shape: fill the last group up with sequences that are cut off again
             inputs, targets = F.pad(inputs, (0, 0, 0, missing)), F.pad(targets, (0, 0, 0, missing))
@@ -93,6 +102,10 @@ class NativeStep:
 
     def _run(self, inputs: Tensor, targets: Tensor, grads: Sequence[Tensor] | None, state: Tensor | None) -> Tensor:
         inputs, targets, masks = inputs.contiguous(), targets.contiguous(), self.model.masks
+        if inputs.shape != targets.shape or inputs.shape[1] != self.sizes.context:
+            raise ValueError(
+                f"inputs {tuple(inputs.shape)}, targets {tuple(targets.shape)}: not {self.sizes.context} long"
+            )
         needed = self.library.workspace_floats(ctypes.byref(self.sizes))
         if needed != len(self.workspace):  # torch was given another number of threads, each of which has its part
             self.workspace = torch.zeros(needed)
@@ -113,8 +126,10 @@ class NativeStep:
             masks.scale,
             self.workspace.data_ptr(),
         )
-        if failed:
+        if failed == -1:
             raise MemoryError("no memory for a training step")
+        if failed:
+            raise ValueError(f"a token is outside the vocabulary of {self.sizes.vocab}")
         return losses
 
 

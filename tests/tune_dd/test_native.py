@@ -160,6 +160,20 @@ def test_a_nan_weight_gives_a_loss_that_is_not_finite(where: str) -> None:
     assert not step_of(model, 2).loss_and_gradients(inputs, targets).isfinite()
 
 
+def test_what_is_no_batch_of_tokens_is_refused() -> None:
+    step = step_of(trained_model(32), 4)
+    inputs, targets = tokens(4, 32)
+    with pytest.raises(ValueError, match="not a batch of 4"):
+        step.loss_and_gradients(inputs[:3], targets[:3])
+    with pytest.raises(ValueError, match="not 32 long"):
+        step.token_losses(inputs[:, :16], targets[:, :16])
+    for value in (-1, VOCAB):
+        wrong = targets.clone()
+        wrong[3, 31] = value
+        with pytest.raises(ValueError, match="outside the vocabulary of 304"):
+            step.token_losses(inputs, wrong)
+
+
 @pytest.mark.parametrize("shape", [(ModelSpec(1, 3, 18), 304, 32), (SMALL, 300, 32), (SMALL, 304, 20)])
 def test_shapes_that_fill_no_vector_take_the_other_step(shape: tuple[ModelSpec, int, int]) -> None:
     spec, vocab_size, context = shape

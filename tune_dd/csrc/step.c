@@ -243,10 +243,13 @@ int64_t workspace_floats(const sizes *z) {
 /* Losses (sequences, context) of inputs and targets of that shape, sequences a multiple of the group's; with `grads`,
    which wants exactly a batch, the gradients of their mean too. Weights and gradients come in the order of the model's
    parameters. `state` is that of the random bits, NULL without dropout; `bits` has room for all masks of a step. The
-   workspace is zero at first. Returns 0, or -1 where memory is short. */
+   workspace is zero at first. Returns 0, -1 where memory is short, or -2 where a token lies outside the
+   vocabulary. */
 int32_t run(const sizes *z, const float *const *weights, float *const *grads, const float *cos, const float *sin,
             const int64_t *inputs, const int64_t *targets, float *losses, int64_t sequences, uint64_t *state,
             int16_t *bits, int32_t below, float by, float *workspace) {
+    for (int64_t i = 0; i < sequences * z->context; i++)
+        if (inputs[i] < 0 || inputs[i] >= z->vocab || targets[i] < 0 || targets[i] >= z->vocab) return -2;
     layer *layers = malloc(sizeof(layer) * z->layers);
     if (!layers)
         return -1;
