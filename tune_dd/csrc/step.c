@@ -249,7 +249,8 @@ int32_t run(const sizes *z, const float *const *weights, float *const *grads, co
             const int64_t *inputs, const int64_t *targets, float *losses, int64_t sequences, uint64_t *state,
             int16_t *bits, int32_t below, float by, float *workspace) {
     for (int64_t i = 0; i < sequences * z->context; i++)
-        if (inputs[i] < 0 || inputs[i] >= z->vocab || targets[i] < 0 || targets[i] >= z->vocab) return -2;
+        if (inputs[i] < 0 || inputs[i] >= z->vocab || targets[i] < 0 || targets[i] >= z->vocab)
+            return -2;
     layer *layers = malloc(sizeof(layer) * z->layers);
     if (!layers)
         return -1;
