@@ -123,7 +123,7 @@ def draw_forest(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> Non
         line, column = divmod(number, columns)
         ax = axes[line][column]
         used.add((line, column))
-        ax.set_title(label, fontsize=7.5)
+        ax.set_title(label.replace(" (", "\n("), fontsize=7.5)
         ax.axvline(0, color=INK, lw=0.7)
         for row in frame.to_dict("records"):
             colour = OKABE_ITO[0] if row["name"] == "the law" else INK if row["path"] else "#777777"
@@ -133,7 +133,7 @@ def draw_forest(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> Non
             )
         ax.set_yticks(list(at.values()), list(at))
         ax.set_ylim(min(at.values()) - 0.7, max(at.values()) + 0.7)
-        ax.locator_params(axis="x", nbins=5)
+        ax.locator_params(axis="x", nbins=4)
     hide_unused(axes, used)
     label_edges(axes, used, "nats per token", "")
 

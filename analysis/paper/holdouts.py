@@ -70,6 +70,24 @@ def numbers(study: Study, law: str, own: pd.DataFrame) -> dict[str, Parts]:
 
 
 def sentence(study: Study, frame: pd.DataFrame) -> Parts:
+    """What the frozen law lost; of several laws, which lost least and which most."""
+    means = {str(law): float(own.mean()) for law, own in frame.groupby("law")["regret"]}
+    if len(means) > 1:
+        cited = Cited(study.source("calibrate"))
+        nearest, farthest = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+        least, most = (
+            cited.number(means[law], f"regret of predictions.dropout, mean, {law}", 4) for law in (nearest, farthest)
+        )
+        return (
+            f"On {study.label}, of ",
+            cited.count(len(means), "predictions.law, distinct"),
+            f" laws frozen beforehand the {nearest.replace('_', ' ')} law comes nearest, ",
+            least,
+            " nats per token above the best dropout on average, ",
+            f"and the {farthest.replace('_', ' ')} law is farthest, ",
+            most,
+            ".",
+        )
     said: list[Parts] = []
     for law, own in frame.groupby("law", sort=True):
         shown = numbers(study, str(law), own)

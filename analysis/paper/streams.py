@@ -281,7 +281,7 @@ def decays(studies: Sequence[Study]) -> Parts:
         cited.count(won, "comparison, by interval and Holm's p"),
         " of ",
         cited.count(len(studies), "comparison"),
-        " texts (by interval and Holm's p; which decay was not named beforehand).",
+        " streams (by interval and Holm's p; which decay was not named beforehand).",
     )
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tune_dd.corpus import overlap
 from tune_dd.corpus.bars import Report
-from tune_dd.corpus.cache import FORMAT, CacheFiles, file_hash, manifest_checksum
+from tune_dd.corpus.cache import FORMAT, CacheFiles, file_record, manifest_checksum
 from tune_dd.errors import UserError
 from tune_dd.tokenizer import (
     bos_token,
@@ -173,10 +173,7 @@ def write_manifest(files: CacheFiles, content: dict[str, Any]) -> None:
             "python": platform.python_version(),
             **{name: version(name) for name in ("tokenizers", "numpy", "pyarrow")},
         },
-        "files": {
-            file.name: {"bytes": file.stat().st_size, "sha256": file_hash(file)}
-            for file in (files.tokenizer, files.tokens)
-        },
+        "files": {file.name: file_record(file) for file in (files.tokenizer, files.tokens)},
     }
     manifest["checksum"] = manifest_checksum(manifest)
     _write(files.manifest, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from tests_support import REPOSITORY, synthetic_text
 
 from tune_dd.builtin_regimes import REGIMES
-from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
+from tune_dd.corpus import Corpus, cache, load_corpus, prepare_corpus
 from tune_dd.corpus.build import split_documents
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
@@ -250,3 +251,22 @@ def test_real_text_at_pocket_scale_with_little_overlap(tmp_path: Path, regime: s
     assert (corpus.n_train, corpus.n_validation) == (300_000, 70_000)
     assert corpus.manifest["validation_overlap"] < 0.01
     assert len(corpus.manifest["sources"]) == 4
+
+
+def test_a_large_cache_is_compared_part_by_part(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare(tmp_path, text, cache_dir=tmp_path / "whole")
+    monkeypatch.setattr(cache, "PART_BYTES", 1_000)
+    corpus = prepare(tmp_path, text)
+    assert corpus.corpus_hash == whole.corpus_hash
+    recorded = corpus.manifest["files"]["tokens-v300-uint16.npy"]
+    path = corpus.folder / "tokens-v300-uint16.npy"
+    data = path.read_bytes()
+    assert recorded["sha256"] == hashlib.sha256(data).hexdigest()
+    starts = range(0, len(data), 1_000)
+    assert recorded["parts"] == [hashlib.sha256(data[start : start + 1_000]).hexdigest() for start in starts]
+    assert len(starts) > 3
+    assert load_corpus(corpus.folder, 300).corpus_hash == corpus.corpus_hash
+    for place in (*starts, len(data) - 1):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(UserError, match=r"tokens-v300-uint16\.npy does not match manifest-v300\.json"):
+            load_corpus(corpus.folder, 300)
