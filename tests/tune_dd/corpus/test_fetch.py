@@ -220,7 +220,15 @@ def test_ctrl_c_keeps_what_came(hub: Hub, tmp_path: Path) -> None:
     hub.stall = 90_000
     command = [sys.executable, "-m", "tune_dd.corpus", "fetch", "owt"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    # What runs in a shell's background inherits an ignored SIGINT; a user's command does not.
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_until(lambda: partials() and partials()[0].stat().st_size > 0, seconds=60)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
