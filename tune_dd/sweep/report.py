@@ -216,6 +216,7 @@ def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
     assert best is not None
     begun = parse(shlex.split(run.config()["command"])[3:])
     words = [word for source in begun.coefficients for word in ("--coefficients", source)]
+    words += [word for law in begun.law or () for word in ("--law", law)]
     words += ["--transfer"] if begun.transfer else []
     for option in ("models", "prefixes", "stage_steps"):
         if getattr(begun, option) is not None:

@@ -181,7 +181,7 @@ def test_the_best_fixed_dropout_is_that_of_a_stream_run_by_the_search_s_objectiv
 
 
 OPTIONS = ["tiny.toml", "--device", "cpu", "--devices", "2", "--phase", "search", "--coefficients", "law.json"]
-LONG = ["--stage-steps", "150", "--seeds", "1"]
+LONG = ["--law", "interaction", "--stage-steps", "150", "--seeds", "1"]
 
 
 def the_run(folder: Path) -> Path:
@@ -225,8 +225,8 @@ def test_a_search_finds_plots_and_says_how_to_confirm(searched) -> None:
     best = next(point for point in points if point["condition"] == found["best"])
     searched_path = ",".join(f"{p:.4f}" for p in best["dropouts"])
     assert following == (
-        "tiny.toml --scale full --device cpu --devices 2 --phase stream --coefficients law.json --stage-steps 150 "
-        f"--anchors searched={searched_path}"
+        "tiny.toml --scale full --device cpu --devices 2 --phase stream --coefficients law.json --law interaction "
+        f"--stage-steps 150 --anchors searched={searched_path}"
     )
     ledger = (path / artifacts.LEDGER).read_text().splitlines()[1:]
     kept = {line.split()[0] for line in ledger if "\tkeep\t" in line}
