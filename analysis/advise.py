@@ -186,13 +186,13 @@ def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
     Raises:
         UserError: it is fitted otherwise, so these are not its coefficients.
     """
-    if name is None or get_law(name).cells != coefficients.form.cells:
-        if name is not None:
-            raise UserError(
-                f"--law {name}: the coefficients are of the {coefficients.law} law: fit it with "
-                f"`python -m analysis RUN --law {name}`"
-            )
+    if name is None:
         return coefficients
+    if get_law(name).cells != coefficients.form.cells:
+        raise UserError(
+            f"--law {name}: the coefficients are of the {coefficients.law} law: fit it with "
+            f"`python -m analysis RUN --law {name}`"
+        )
     return replace(coefficients, law=name)
 
 

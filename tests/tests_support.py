@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from search_spaces.schedule_coefficients import ScheduleSpace
 from tune_dd import artifacts
 from tune_dd.regimes import ModelSpec, Protocol
+from tune_dd.sweep.__main__ import main
 from tune_dd.trial import Stage, TrialSpec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -56,6 +59,15 @@ def search_space(**fields: Any) -> ScheduleSpace:
     """A search by TPE over the ends of a law's path; the stream, its seeds, the law and ``points`` are given."""
     default = {"space": "ends", "static": 0.2, "static_source": "as given", "sampler": "tpe"}
     return ScheduleSpace(**default | {"objective": "final", "search_seed": 0, "batch": 1} | fields).begun()
+
+
+def assert_refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sweep refuses a command in one line that holds the message, exit code 2, and begins no run in this folder."""
+    before = sorted(Path.cwd().glob("ray_results/*/*"))
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert sorted(Path.cwd().glob("ray_results/*/*")) == before
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:

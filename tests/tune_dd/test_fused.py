@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from torch import Tensor
+from step_support import perturbed_model, random_tokens
 
 from tune_dd import fused
 from tune_dd.builtin_regimes import POCKET
@@ -16,21 +18,8 @@ from tune_dd.regimes import ModelSpec
 torch.set_num_threads(1)  # tests run side by side; threads that wait for each other cost more than they give
 
 VOCAB = 300
-SMALL = ModelSpec(2, 2, 32)
-
-
-def tokens(batch: int, context: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    drawn = torch.randint(0, VOCAB, (batch, context + 1), generator=torch.Generator().manual_seed(seed))
-    return drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
-
-
-def trained_model(context: int, spec: ModelSpec = SMALL) -> Transformer:
-    model = Transformer(spec, VOCAB, context)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # zero projections would hide most of the gradient
-        for weight in model.parameters():
-            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
-    return model
+tokens = functools.partial(random_tokens, VOCAB)
+trained_model = functools.partial(perturbed_model, VOCAB)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.35])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
+from step_support import SMALL, perturbed_model, random_tokens
 from torch import Tensor
 
 from tune_dd import kernels, native
@@ -19,21 +22,8 @@ torch.set_num_threads(1)  # tests run side by side; threads that wait for each o
 pytestmark = pytest.mark.skipif(kernels.load() is None, reason="no C compiler here")
 
 VOCAB = 304
-SMALL = ModelSpec(2, 2, 32)
-
-
-def tokens(batch: int, context: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    drawn = torch.randint(0, VOCAB, (batch, context + 1), generator=torch.Generator().manual_seed(seed))
-    return drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
-
-
-def trained_model(context: int, spec: ModelSpec = SMALL) -> Transformer:
-    model = Transformer(spec, VOCAB, context)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # zero projections would hide most of the gradient
-        for weight in model.parameters():
-            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
-    return model
+tokens = functools.partial(random_tokens, VOCAB)
+trained_model = functools.partial(perturbed_model, VOCAB)
 
 
 def step_of(model: Transformer, batch: int) -> NativeStep:

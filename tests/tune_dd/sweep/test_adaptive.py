@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from faults_support import kill, rows_of, start
 from faults_support import run as run_with
-from tests_support import TINY_REGIME, coefficients, row, synthetic_text, wait_until
+from tests_support import TINY_REGIME, assert_refused, coefficients, row, synthetic_text, wait_until
 
 from analysis.adaptive import REASONS, read_adaptive
 from search_spaces.adaptive_grid import AdaptiveGrid, GridPoint
@@ -250,11 +250,7 @@ def test_what_a_user_can_mend_is_one_line(
 ) -> None:
     folder, _ = searched
     monkeypatch.chdir(folder)
-    before = sorted(folder.glob("ray_results/*/*"))
-    assert main([str(the_run(folder)) if word == "RUN" else word for word in options]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert message in line
-    assert sorted(folder.glob("ray_results/*/*")) == before
+    assert_refused([str(the_run(folder)) if word == "RUN" else word for word in options], message, capsys)
 
 
 def test_a_confirmation_can_be_adaptive(

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from faults_support import kill, rows_of, start
 from faults_support import run as run_with
-from tests_support import coefficients, prepare_law, row, search_space, wait_until
+from tests_support import assert_refused, coefficients, prepare_law, row, search_space, wait_until
 
 from search_spaces.samplers import SAMPLERS
 from search_spaces.schedule_coefficients import Point, ScheduleSpace, StartingLaw
@@ -312,11 +312,7 @@ def test_what_a_user_can_mend_is_one_line(
 ) -> None:
     folder, _ = searched
     monkeypatch.chdir(folder)
-    before = sorted(folder.glob("ray_results/*/*"))
-    assert main([str(the_run(folder)) if word == "RUN" else word for word in options]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert message in line
-    assert sorted(folder.glob("ray_results/*/*")) == before
+    assert_refused([str(the_run(folder)) if word == "RUN" else word for word in options], message, capsys)
 
 
 def test_a_dry_run_shows_the_whole_search(

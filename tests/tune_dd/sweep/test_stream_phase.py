@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests_support import prepare_law
+from tests_support import assert_refused, prepare_law
 
 from tune_dd import artifacts
 from tune_dd.sweep.__main__ import main
@@ -121,11 +121,7 @@ def test_what_a_user_can_mend_is_one_line(
 ) -> None:
     folder, _ = streamed
     monkeypatch.chdir(folder)
-    before = sorted(folder.glob("ray_results/*/*"))
-    assert main([str(the_run(folder)) if word == "RUN" else word for word in options]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert message in line
-    assert sorted(folder.glob("ray_results/*/*")) == before
+    assert_refused([str(the_run(folder)) if word == "RUN" else word for word in options], message, capsys)
 
 
 def test_a_transfer_is_recorded_and_the_report_says_so(
