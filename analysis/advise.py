@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -181,7 +180,7 @@ def advise_command(arguments: Sequence[str]) -> int:
 
 
 def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
-    """The coefficients read as the form ``name``, which may differ from theirs on streams alone.
+    """The coefficients read as the form ``name``, which may differ from theirs on streams or in its clamp alone.
 
     Raises:
         UserError: it is fitted otherwise, so these are not its coefficients.
@@ -193,7 +192,7 @@ def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
             f"--law {name}: the coefficients are of the {coefficients.law} law: fit it with "
             f"`python -m analysis RUN --law {name}`"
         )
-    return replace(coefficients, law=name)
+    return coefficients.read_as(name)
 
 
 def held_out_table(coefficients: Coefficients, console: Console) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,10 @@ class Coefficients:
     @property
     def form(self) -> Law:
         return get_law(self.law)
+
+    def read_as(self, law: str) -> Coefficients:
+        """The same coefficients as another form that they serve, one that differs on streams or in its clamp alone."""
+        return replace(self, law=law, p_max=min(self.p_max, get_law(law).p_max))
 
     def predict(self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike) -> Array:
         """The law's clamped dropout; shape: the broadcast shape of the arguments."""
@@ -222,7 +226,7 @@ def fit_law(
         coefficients=dict(zip(form.coefficients, beta.tolist(), strict=True)),
         intervals=intervals,
         p_min=p_min,
-        p_max=p_max,
+        p_max=min(p_max, form.p_max),
         rank=rank,
         condition_number=condition,
         n_cells=int(targets.point.sum()),

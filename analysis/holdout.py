@@ -19,7 +19,7 @@ from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, design_rank, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
-RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable", "odds")
+RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable", "odds", "onset")
 
 
 def leave_one_cell_out(

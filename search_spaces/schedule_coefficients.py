@@ -191,6 +191,11 @@ class ScheduleSpace:
         ):
             if value not in allowed:
                 raise UserError(f"--{name} {value!r} is not one of {', '.join(allowed)}")
+        if self.law.form.scale is not None:
+            raise UserError(
+                f"--phase search cannot start from the {self.law.name} law: a fixed dropout is none of its schedules; "
+                "name another form with --law"
+            )
         if not self.law.p_min <= self.static <= self.law.p_max:
             raise UserError(
                 f"--static {self.static:g} lies outside [{self.law.p_min:g}, {self.law.p_max:g}], to which the law "

@@ -9,9 +9,15 @@ The *odds* form is ours: a power law ``p / (1 - p) = 10^c0 P^a_P U^a_U C^a_C``. 
 multiplicative dropout noise adds to an activation, relative to its square; as a power law they tend to 0 and never
 reach it, where a form linear in p runs into the clamp.
 
+The *onset* form is ours too: ``p = (10k / U) (A log10(P/U) + B log10(C) + C0)``. Dropout begins to pay once C
+passes an onset, ``C* = 10^(-C0/B) (U/P)^(A/B)``: the training that a model takes to overfit a prefix is a power of U/P.
+Beyond it dropout grows with log10(C/C*), at a slope that falls as 1/U, as the best ridge penalty per sample does.
+
 On a stream, C counts every draw alike, also those from earlier, smaller prefixes. The *diluted* forms are the same
 laws, fitted to the same cells, but weigh a draw from the prefix U_s at a stage of prefix U_t by ``U_s / U_t``, or
-*half diluted* by its root: what repeated a part of the text presses less than what repeats the whole.
+*half diluted* by its root: what repeated a part of the text presses less than what repeats the whole. The *capped*
+form gives at most 1/2, where the noise has the variance of what it acts on: early stages of a stream would have more
+for their own sake, but what they learn serves the later ones.
 
 Since ``x - y = log10(P/C)``, cells that all share one P/C ratio give the interaction form a design of
 rank 3 at most: a calibration needs two ratios.
@@ -81,11 +87,13 @@ class Law:
 
     Attributes:
         name: as given to ``--law`` and recorded in coefficients.json.
-        coefficients: names, one per design column, in order.
-        columns: (log10 P, log10 U, log10 C), arrays of one shape -> that many columns of that shape.
+        coefficients: names, one per design column, in order; the last one's is that of the constant.
+        columns: (log10 P, log10 U, log10 C), arrays of one shape -> that many columns of that shape, the last one 1.
         formula: the form as a reader writes it.
         link: from the linear predictor to the rate.
+        scale: log10 U -> what every column is multiplied by, above 0; None for 1.
         dilution: on a stream, a draw from the prefix U_s counts ``(U_s / U_t)^dilution`` at a stage of prefix U_t.
+        p_max: the most that the form gives, whatever the coefficients' own clamp.
         cells: name of the form that is fitted: another one for a form that differs on streams alone.
     """
 
@@ -94,7 +102,9 @@ class Law:
     columns: Callable[[Array, Array, Array], tuple[Array, ...]]
     formula: str
     link: Link = IDENTITY
+    scale: Callable[[Array], Array] | None = None
     dilution: float = 0.0
+    p_max: float = P_MAX
     cells: str = ""
 
     def __post_init__(self) -> None:
@@ -135,7 +145,8 @@ class Law:
                 raise UserError(f"{name} must be positive and finite: the law takes its logarithm")
             logs.append(np.log10(array))
         log_p, log_u, log_c = np.broadcast_arrays(*logs)
-        return np.stack(self.columns(log_p, log_u, log_c), axis=-1)
+        columns = np.stack(self.columns(log_p, log_u, log_c), axis=-1)
+        return columns if self.scale is None else columns * self.scale(log_u)[..., None]
 
     def predictor_of(self, dropout: float) -> float:
         """The linear predictor at which the law gives that dropout."""
@@ -205,6 +216,13 @@ _INTERACTION = Law(
     lambda p, u, c: (p - u, c - u, (p - u) * (c - u), _ones(p)),
     "A x + B y + D x y + C0, x = log10(P/U), y = log10(C/U)",
 )
+_ONSET = Law(
+    "onset",
+    ("A", "B", "C0"),
+    lambda p, u, c: (p - u, c, _ones(p)),
+    "(10k/U) (A x + B log10(C) + C0), x = log10(P/U)",
+    scale=lambda u: 10.0 ** (4.0 - u),
+)
 _ODDS = Law(
     "odds",
     ("a_P", "a_U", "a_C", "C0"),
@@ -219,6 +237,9 @@ LAWS: dict[str, Law] = {
         *_diluted(_INTERACTION),
         _ODDS,
         *_diluted(_ODDS),
+        _ONSET,
+        *_diluted(_ONSET),
+        replace(_ONSET, name="onset_capped", formula=f"{_ONSET.formula}, at most 1/2", p_max=0.5),
         Law(
             "first_order",
             ("A", "B", "C0"),
@@ -258,7 +279,8 @@ def rank_and_condition(
 
 
 def design_rank(design: Array) -> tuple[int, float]:
-    """Rank and condition number of a design (cells, coefficients) whose last column is the constant."""
+    """Rank and condition number of a design (cells, coefficients) whose last column is the constant, times a scale."""
+    design = design / design[:, -1:]  # a row's scale changes no rank, and the rest takes out the constant
     slopes = design[:, :-1] - design[:, :-1].mean(axis=0)
     # A column that does not vary is rounding error after centring: it must not be scaled up to unit length.
     spread = np.linalg.norm(slopes, axis=0)

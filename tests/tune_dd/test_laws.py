@@ -26,7 +26,8 @@ def test_each_law_has_one_column_per_coefficient_and_the_constant_last(name: str
     design = get_law(name).design([1e5, 1e6, 1e7], 1e4, [[1e5], [1e6]])
     assert design.shape == (2, 3, len(LAWS[name].coefficients))
     assert LAWS[name].coefficients[-1] == "C0"
-    assert (design[..., -1] == 1).all()
+    scale = LAWS[name].scale
+    assert (design[..., -1] == (1 if scale is None else scale(np.array(4.0)))).all()
 
 
 def test_the_clamp_holds_on_both_sides() -> None:
@@ -103,4 +104,20 @@ def test_a_diluted_law_is_fitted_as_the_one_that_it_dilutes() -> None:
         base = LAWS[law.cells]
         assert base.cells == base.name
         assert (law.coefficients, law.columns, law.link) == (base.coefficients, base.columns, base.link)
-        assert (law.dilution > 0) == (law is not base)
+        assert law.scale is base.scale
+        assert (law.dilution > 0 or law.p_max < P_MAX) == (law is not base)
+
+
+def test_onset_is_where_the_sampled_tokens_pass_a_power_of_unique_tokens_over_parameters() -> None:
+    law, coefficients = get_law("onset"), {"A": 0.4, "B": 0.8, "C0": -4.4}
+    p, u = np.array([50_000, 163_840, 900_000]), np.array([4_000, 16_000, 64_000])
+    onset = 10 ** (4.4 / 0.8) * (u / p) ** (0.4 / 0.8)
+    np.testing.assert_allclose(law.predictor(coefficients, p, u, onset), 0, atol=1e-12)
+    beyond = 0.8 * np.log10(2) * 10_000 / u
+    np.testing.assert_allclose(law.dropout(coefficients, p, u, 2 * onset, p_min=0.0, p_max=0.99), beyond)
+
+
+def test_rank_does_not_depend_on_the_scale_of_a_cell() -> None:
+    p, u, c = np.array([1e5, 1e5, 1e5, 1e5]), np.array([4e3, 8e3, 4e3, 8e3]), np.array([1e5, 1e5, 2e5, 2e5])
+    assert rank_and_condition(get_law("onset"), p, u, c)[0] == 3
+    assert rank_and_condition(get_law("onset"), p, u, 1e5)[0] == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ def _serving(files: Sequence[tuple[str, str, Coefficients]], form: str) -> tuple
     """The first file with the coefficients of a form."""
     for source, digest, fitted in files:
         if fitted.form.cells == get_law(form).cells:
-            return source, digest, replace(fitted, law=form)
+            return source, digest, fitted.read_as(form)
     held = ", ".join(f"{source} has {fitted.law}" for source, _, fitted in files)
     raise UserError(
         f"--law {form}: {held}: fit it with `python -m analysis RUN --law {form} --out FOLDER` and name "
