@@ -20,19 +20,21 @@ from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.holdout import RIVALS
 from analysis.report import calibration_rows, make_folder, write_pair
 from analysis.tables import POINT, Experiment, load_experiment
-from analysis.targets import Targets, make_targets
+from analysis.targets import Targets, make_targets, target_draws
 from analysis.terminal import interval_text, make_console, new_table
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import METRICS as TABLE
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS
+from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, P_MIN, Array
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
 ANOTHER = "another corpus"
 CELL_KINDS = (*BEYOND.values(), ANOTHER)
-# Draws behind the interval of a mean regret.
-DRAWS = 2000
+# Draws behind the interval of a mean regret, and behind a cell's floor.
+DRAWS, FLOOR_DRAWS = 2000, 400
+# Nats per token: half of the last digit shown. Laws that differ by less are level.
+TIED = 5e-5
 
 
 # What makes a law of one run apply to another: the regime at one scale, under one tokenizer.
@@ -100,7 +102,8 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
 
     Returns one row per law and cell: law, fitted_on (regime), regime, kind, model, n_params, unique_tokens,
     sampled_tokens, status, target (the cell's own fitted optimum), predicted (dropout), regret (nats per token),
-    in_plateau (whether the prediction lies in the cell's plateau; None without one).
+    in_plateau (whether the prediction lies in the cell's plateau; None without one), floor (the mean regret of the
+    cell's own optimum, drawn anew from its noise and held to the clamp: what a law that knew it would be charged).
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
     corpus. Laws that a calibration leaves undetermined are left out.
@@ -137,7 +140,7 @@ def _kind(known: Targets, n_params: int, unique_tokens: int, sampled_tokens: int
 
 def _judge(fitted: Coefficients, held: Targets, kind_of: Callable[..., str | None]) -> list[dict[str, Any]]:
     rows = []
-    for fit in held.fits:
+    for fit, floor in zip(held.fits, _floors(held), strict=True):
         cell = (fit.n_params, fit.unique_tokens, fit.sampled_tokens)
         kind = kind_of(*cell)
         if kind is None:
@@ -156,9 +159,16 @@ def _judge(fitted: Coefficients, held: Targets, kind_of: Callable[..., str | Non
                 "predicted": float(predicted),
                 "regret": float(fit.regret(predicted)),
                 "in_plateau": fit.plateau[0] <= predicted <= fit.plateau[-1] if fit.plateau else None,
+                "floor": float(floor),
             }
         )
     return rows
+
+
+def _floors(held: Targets) -> Array:
+    """(n,) mean regret of each cell's own optimum, drawn anew and clamped."""
+    draws = np.clip(target_draws(held, FLOOR_DRAWS, np.random.default_rng(0))[0], P_MIN, P_MAX)
+    return np.array([fit.regret(own).mean() for fit, own in zip(held.fits, draws.T, strict=True)])
 
 
 def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -166,7 +176,7 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Returns one row per kind and law, the least mean first: kind, law, n_cells, n_blocks, regret_mean, low, high
     (95 % percentiles of a bootstrap over blocks, the cells of one law's corpus, corpus, model and prefix, which
-    err together), regret_max, rmse (dropout, over the interior cells).
+    err together), regret_max, rmse (dropout, over the interior cells), floor_mean (see ``judge_cells``).
     """
     rows = []
     for kind in (kind for kind in CELL_KINDS if (cells["kind"] == kind).any()):
@@ -194,6 +204,7 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
                     "high": high,
                     "regret_max": own["regret"].max(),
                     "rmse": float(np.sqrt(((inside["predicted"] - inside["target"]) ** 2).mean())),
+                    "floor_mean": own["floor"].mean(),
                 }
             )
     frame = pd.DataFrame(rows)
@@ -257,20 +268,31 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
         cells: of ``summarise_cells``.
         streams: of ``judge_streams``.
 
-    A stream form counts with its own name on streams and with that of the form it is fitted as on cells.
+    A stream form counts with its own name on streams, those that most forms were run on, and with that of the form it
+    is fitted as on cells.
     """
-    ahead = {kind: str(group.iloc[0]["law"]) for kind, group in cells.groupby("kind", sort=False)}
-    means = streams.groupby("law")["against_static"].mean() if len(streams) else pd.Series(dtype=float)
-    told = ", ".join(f"{kind!s}: {law}" for kind, law in ahead.items())
-    if len(means):
-        told += ", streams: " + str(means.idxmin())
-    if len(set(ahead.values())) == 1 and (not len(means) or LAWS[str(means.idxmin())].cells in ahead.values()):
-        best = str(means.idxmin()) if len(means) else next(iter(ahead.values()))
+    leading = {
+        str(kind): _level(group.set_index("law")["regret_mean"]) for kind, group in cells.groupby("kind", sort=False)
+    }
+    told = ", ".join(f"{kind}: {' and '.join(laws)}" for kind, laws in leading.items())
+    everywhere = set.intersection(*map(set, leading.values())) if leading else set(LAWS)
+    best = next((law for laws in leading.values() for law in laws if law in everywhere), None)
+    if len(streams):
+        on = streams.groupby("law")["run"].nunique()
+        means = streams[streams["law"].isin(on.index[on == on.max()])].groupby("law")["against_static"].mean()
+        told += f", streams: {means.idxmin()}"
+        best = str(means.idxmin()) if LAWS[str(means.idxmin())].cells in everywhere else None
+    if best is not None:
         return best, f"It has the least mean regret on every kind of hold-out ({told})."
     return (
         DEFAULT_LAW,
         f"No form has the least mean regret on every kind of hold-out ({told}): the reference form stays.",
     )
+
+
+def _level(means: pd.Series) -> list[str]:
+    """The laws with the least mean, those that are level with it included."""
+    return [str(law) for law in means.index[means <= means.min() + TIED]]
 
 
 def laws_command(arguments: Sequence[str]) -> int:
@@ -291,7 +313,9 @@ def laws_command(arguments: Sequence[str]) -> int:
         )
     console = make_console()
     for kind, rows in cells.groupby("kind", sort=False) if len(cells) else ():
-        table = new_table(f"Regret on {rows['n_cells'].iloc[0]} held-out cells, nats per token: {kind}", console)
+        what = f"Regret on {rows['n_cells'].iloc[0]} held-out cells, nats per token: {kind}"
+        floor = f"the cells' own optima would be charged {rows['floor_mean'].iloc[0]:.3f}"
+        table = new_table(f"{what} ({floor})", console)
         for name in ("law", "mean", "95 % interval", "largest", "rmse of p"):
             table.add_column(name, justify="left" if name == "law" else "right")
         for row in rows.to_dict("records"):

@@ -8,11 +8,12 @@ import pandas as pd
 
 from analysis.bakeoff import Study as Runs
 from analysis.bakeoff import judge_cells, judge_streams, sort_runs, summarise_cells, winner
-from analysis.paper.blocks import Block, Cited, Paragraph, Parts, Ref, Section, Table, join, listed
+from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join, listed
 from analysis.paper.studies import Study, by_class, class_words
 from tune_dd.errors import UserError
 
 NAME = "bakeoff"
+FLOOR = "the optima themselves"
 AIM = 0.01  # nats per token: how near to the best path a law's path should end
 
 
@@ -111,13 +112,16 @@ def cells_table(evidence: str, studies: Sequence[Study], cells: pd.DataFrame) ->
                     (cited.number(row["rmse"], f"law_cells.rmse, {place}"),),
                 ]
             )
+        floor = cited.number(own["floor_mean"].iloc[0], f"law_cells.floor_mean, {kind}")
+        rows.append([("",), (FLOOR,), (DASH,), (floor,), (DASH,), (DASH,)])
         groups.append(rows)
     return Table(
         name=f"bakeoff-cells-{evidence}",
         caption=(
             "Forms of law fitted to every saved calibration and judged on cells beyond it: mean regret with a 95 % "
             "interval by a bootstrap over blocks of cells, the largest regret (nats per token), and the root mean "
-            f"square error of the dropout over interior cells. {class_words(studies)}",
+            "square error of the dropout over interior cells. Last of each kind, what a law that knew each cell's "
+            f"optimum would be charged for their noise and the clamp. {class_words(studies)}",
         ),
         header=("held out", "law", "cells", "mean regret", "largest", "error"),
         align="llrrrr",

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.bakeoff import TIED
 from analysis.coefficients import Coefficients
 from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
 from tune_dd.laws import DEFAULT_LAW
 
 NAME = "laws"
-TIED = 5e-5  # nats per token: half of the last digit shown
 HOLDOUTS = {
     "cell": "one cell",
     "largest n_params": "the largest P",

@@ -120,13 +120,40 @@ def test_a_stream_names_the_best_path_and_what_the_law_is_short_of_it(study: Stu
 
 
 def test_a_law_wins_only_on_every_kind() -> None:
-    cells = pd.DataFrame({"kind": ["larger P", "larger P", "longer C", "longer C"], "law": ["odds", "x", "odds", "x"]})
+    kinds = ["larger P", "larger P", "longer C", "longer C"]
+    cells = pd.DataFrame({"kind": kinds, "law": ["odds", "x_only"] * 2, "regret_mean": [0.01, 0.02] * 2})
     none = pd.DataFrame()
     assert winner(cells, none)[0] == "odds"
-    streams = pd.DataFrame({"law": ["odds_diluted", "interaction"], "against_static": [-0.05, -0.03]})
+    streams = pd.DataFrame({"run": "r", "law": ["odds_diluted", "interaction"], "against_static": [-0.05, -0.03]})
     assert winner(cells, streams)[0] == "odds_diluted"
     assert winner(cells, streams.assign(against_static=[-0.01, -0.03]))[0] == "interaction"
-    assert winner(cells.assign(law=["odds", "x", "x", "odds"]), streams)[0] == "interaction"
+    divided = cells.assign(regret_mean=[0.01, 0.02, 0.02, 0.01])
+    assert winner(divided, streams)[0] == "interaction"
+    assert "larger P: odds, longer C: x_only, streams: odds_diluted" in winner(divided, streams)[1]
+    level = cells.assign(regret_mean=[0.01, 0.01001, 0.02, 0.01])
+    assert winner(level, none) == ("x_only", winner(level, none)[1]), "level on larger P, ahead on longer C"
+
+
+def test_streams_are_compared_where_most_forms_ran() -> None:
+    cells = pd.DataFrame({"kind": ["larger P"] * 2, "law": ["odds", "onset"], "regret_mean": [0.02, 0.01]})
+    streams = pd.DataFrame(
+        {
+            "run": ["r", "r", "s", "s", "t"],
+            "law": ["odds", "onset", "odds", "onset", "interaction"],
+            "against_static": [-0.01, -0.03, -0.02, -0.03, -0.09],
+        }
+    )
+    assert winner(cells, streams)[0] == "onset"
+
+
+def test_a_law_that_knew_the_optima_would_be_charged_little(study: Study) -> None:
+    cells = judge_cells(study, laws=("interaction", "constant"))
+    floors = cells.groupby(["fitted_on", "regime", "model", "unique_tokens", "sampled_tokens"])["floor"]
+    assert (floors.nunique() == 1).all(), "it belongs to the cell, not to the law"
+    assert (cells["floor"] >= 0).all()
+    summary = summarise_cells(cells).set_index(["kind", "law"])
+    constant = summary.xs("constant", level="law").drop("larger U")  # where the one rate happens to be right
+    assert (constant["floor_mean"] < constant["regret_mean"]).all()
 
 
 def test_the_command_writes_what_it_prints(
