@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,14 +90,14 @@ def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[f
         One row per stage: unique_tokens, sampled_tokens, dropout, low, high (95 % interval of the law's
         value), inside (whether the point lies in the convex hull of the calibrated cells).
     """
-    unique = [u for u, _ in stages]
-    sampled = coefficients.form.along(unique, [c for _, c in stages])
-    low, high = coefficients.interval(n_params, unique, sampled)
+    unique, drawn = [u for u, _ in stages], [c for _, c in stages]
+    dropout, low, high = coefficients.along(n_params, unique, drawn)
+    sampled = coefficients.form.along(unique, drawn)  # what the calibration is held against
     return pd.DataFrame(
         {
             "unique_tokens": unique,
             "sampled_tokens": [c for _, c in stages],
-            "dropout": coefficients.predict(n_params, unique, sampled),
+            "dropout": dropout,
             "low": low,
             "high": high,
             "inside": inside_calibration(coefficients, n_params, unique, sampled),
@@ -180,7 +181,7 @@ def advise_command(arguments: Sequence[str]) -> int:
 
 
 def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
-    """The coefficients read as the form ``name``, which may differ from theirs on streams or in its clamp alone.
+    """The coefficients read as the form ``name``, which may differ from theirs on streams alone.
 
     Raises:
         UserError: it is fitted otherwise, so these are not its coefficients.
@@ -192,7 +193,7 @@ def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
             f"--law {name}: the coefficients are of the {coefficients.law} law: fit it with "
             f"`python -m analysis RUN --law {name}`"
         )
-    return coefficients.read_as(name)
+    return replace(coefficients, law=name)
 
 
 def held_out_table(coefficients: Coefficients, console: Console) -> Table:

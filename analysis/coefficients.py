@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
@@ -74,10 +74,6 @@ class Coefficients:
     def form(self) -> Law:
         return get_law(self.law)
 
-    def read_as(self, law: str) -> Coefficients:
-        """The same coefficients as another form that they serve, one that differs on streams or in its clamp alone."""
-        return replace(self, law=law, p_max=min(self.p_max, get_law(law).p_max))
-
     def predict(self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike) -> Array:
         """The law's clamped dropout; shape: the broadcast shape of the arguments."""
         return self.form.dropout(
@@ -99,6 +95,19 @@ class Coefficients:
         values = np.clip(self.form.link.rate(design @ np.array(self.draws).T), self.p_min, self.p_max)
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
         return np.asarray(low), np.asarray(high)
+
+    def along(
+        self, n_params: float, unique_tokens: Sequence[float], sampled_tokens: Sequence[float]
+    ) -> tuple[Array, Array, Array]:
+        """Dropout, and low and high of its interval, at each stage of a stream: C and the clamp are the form's there.
+
+        Args:
+            unique_tokens: U_t of each stage.
+            sampled_tokens: C_t by the end of each stage, cumulative.
+        """
+        counted = self.form.along(unique_tokens, sampled_tokens)
+        held = replace(self, p_max=self.form.at_most(len(counted), self.p_max))
+        return (held.predict(n_params, unique_tokens, counted), *held.interval(n_params, unique_tokens, counted))
 
     @property
     def covariance(self) -> Array:
@@ -226,7 +235,7 @@ def fit_law(
         coefficients=dict(zip(form.coefficients, beta.tolist(), strict=True)),
         intervals=intervals,
         p_min=p_min,
-        p_max=min(p_max, form.p_max),
+        p_max=p_max,
         rank=rank,
         condition_number=condition,
         n_cells=int(targets.point.sum()),

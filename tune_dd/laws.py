@@ -93,7 +93,7 @@ class Law:
         link: from the linear predictor to the rate.
         scale: log10 U -> what every column is multiplied by, above 0; None for 1.
         dilution: on a stream, a draw from the prefix U_s counts ``(U_s / U_t)^dilution`` at a stage of prefix U_t.
-        p_max: the most that the form gives, whatever the coefficients' own clamp.
+        stream_max: the most that the form gives at a stage of a stream of several stages.
         cells: name of the form that is fitted: another one for a form that differs on streams alone.
     """
 
@@ -104,7 +104,7 @@ class Law:
     link: Link = IDENTITY
     scale: Callable[[Array], Array] | None = None
     dilution: float = 0.0
-    p_max: float = P_MAX
+    stream_max: float = P_MAX
     cells: str = ""
 
     def __post_init__(self) -> None:
@@ -127,6 +127,10 @@ class Law:
             math.fsum(drawn[s] * (unique_tokens[s] / unique_tokens[t]) ** self.dilution for s in range(t + 1))
             for t in range(len(unique_tokens))
         )
+
+    def at_most(self, n_stages: int, p_max: float) -> float:
+        """The upper clamp along so many stages; one stage is a cell, and has the coefficients' own."""
+        return min(p_max, self.stream_max) if n_stages > 1 else p_max
 
     def design(self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike) -> Array:
         """The design matrix: the broadcast shape of the arguments, with one last axis of coefficients.
@@ -239,7 +243,7 @@ LAWS: dict[str, Law] = {
         *_diluted(_ODDS),
         _ONSET,
         *_diluted(_ONSET),
-        replace(_ONSET, name="onset_capped", formula=f"{_ONSET.formula}, at most 1/2", p_max=0.5),
+        replace(_ONSET, name="onset_capped", formula=f"{_ONSET.formula}, at most 1/2 on streams", stream_max=0.5),
         Law(
             "first_order",
             ("A", "B", "C0"),

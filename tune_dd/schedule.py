@@ -102,7 +102,8 @@ def law_path(
         raise UserError(f"clamp [{p_min}, {p_max}] must satisfy 0 <= p_min <= p_max < 1")
     form = get_law(law)
     counted = form.along(unique_tokens, sampled_tokens)
-    path = form.dropout(coefficients, n_params, unique_tokens, counted, p_min=p_min, p_max=p_max)
+    most = form.at_most(len(counted), p_max)
+    path = form.dropout(coefficients, n_params, unique_tokens, counted, p_min=p_min, p_max=most)
     return Schedule(condition, "law", tuple(float(value) for value in path))
 
 

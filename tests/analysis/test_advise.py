@@ -112,6 +112,21 @@ def test_no_scatter_is_not_called_scatter(file: Path, tmp_path: Path, capsys: py
         assert expected in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_capped_form_holds_back_on_a_stream_and_not_in_a_cell(file: Path) -> None:
+    values = {"A": 0.4, "B": 0.9, "C0": -4.8}
+    draws = [list(values.values()), [0.4, 0.9, -4.7]]
+    steep = {"law": "onset", "coefficients": values, "intervals": {name: [-5, 1] for name in values}, "draws": draws}
+    data = {**json.loads(file.read_text()), **steep}
+    onset = Coefficients.from_dict(data)
+    capped = in_form(onset, "onset_capped")
+    stages = [(4_000, 131_072), (16_000, 262_144)]
+    free, held = advise(onset, 163_840, stages), advise(capped, 163_840, stages)
+    assert free["dropout"][0] == 0.65
+    assert held["dropout"][0] == held["low"][0] == held["high"][0] == 0.5
+    assert held["dropout"][1] == free["dropout"][1] < 0.5
+    assert advise(capped, 163_840, stages[:1])["dropout"][0] == 0.65, "one stage is a cell"
+
+
 def test_advice_may_be_read_as_a_form_that_differs_on_streams_alone(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_diluted_law_is_fitted_as_the_one_that_it_dilutes() -> None:
         assert base.cells == base.name
         assert (law.coefficients, law.columns, law.link) == (base.coefficients, base.columns, base.link)
         assert law.scale is base.scale
-        assert (law.dilution > 0 or law.p_max < P_MAX) == (law is not base)
+        assert (law.dilution > 0 or law.stream_max < P_MAX) == (law is not base)
 
 
 def test_onset_is_where_the_sampled_tokens_pass_a_power_of_unique_tokens_over_parameters() -> None:

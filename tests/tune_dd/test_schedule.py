@@ -86,3 +86,11 @@ def test_a_diluted_law_asks_for_less_where_the_prefix_has_grown() -> None:
     assert all(a > b > c for a, b, c in zip(whole.dropouts[1:], half.dropouts[1:], full.dropouts[1:], strict=True))
     expected = get_law("interaction").dropout(COEFFICIENTS, 163_840, U[1], C[0] * U[0] / U[1] + C[1] - C[0])
     assert full.dropouts[1] == pytest.approx(float(expected))
+
+
+def test_a_capped_law_gives_at_most_half_on_a_stream() -> None:
+    steep = {"A": 0.4, "B": 0.9, "C0": -4.8}
+    free = schedule.law_path(steep, 163_840, U, C, law="onset").dropouts
+    capped = schedule.law_path(steep, 163_840, U, C, law="onset_capped").dropouts
+    assert max(free) > 0.5
+    assert capped == tuple(min(p, 0.5) for p in free)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ def _serving(files: Sequence[tuple[str, str, Coefficients]], form: str) -> tuple
     """The first file with the coefficients of a form."""
     for source, digest, fitted in files:
         if fitted.form.cells == get_law(form).cells:
-            return source, digest, fitted.read_as(form)
+            return source, digest, replace(fitted, law=form)
     held = ", ".join(f"{source} has {fitted.law}" for source, _, fitted in files)
     raise UserError(
         f"--law {form}: {held}: fit it with `python -m analysis RUN --law {form} --out FOLDER` and name "
@@ -175,8 +175,7 @@ def write_predictions(
 
 def _stream_entries(law: FrozenLaw, grid: StreamGrid, vocab_size: int, protocol: Protocol) -> list[dict[str, Any]]:
     sampled = grid.sampled_tokens(protocol)
-    counted = law.coefficients.form.along(grid.prefixes, sampled)
-    low, high = law.coefficients.interval(grid.model.n_params(vocab_size), grid.prefixes, counted)
+    _, low, high = law.coefficients.along(grid.model.n_params(vocab_size), grid.prefixes, sampled)
     path = law.path(grid.model, vocab_size, grid.prefixes, sampled)
     stages = [
         {
