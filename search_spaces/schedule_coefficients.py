@@ -35,6 +35,8 @@ SPACES = (ENDS, COEFFICIENTS)
 OBJECTIVES = ("final", "trajectory")
 FITTED, STATIC, SAMPLED = "fitted", "static", "sampled"  # a point's role
 FIRST, LAST = "p_first", "p_last"  # the parameters of ``ends``
+# What is added to the dropout of a form whose columns are all scaled, in which no schedule would be fixed without it.
+OFFSET = "offset"
 # A path whose ends differ by less has no shape that could be stretched to other ends (dropout).
 _LEAST_RISE = 0.01
 # ``coefficients``: beyond the stretch from the fitted value to that of a fixed dropout (0; its rate for the
@@ -50,7 +52,8 @@ class Point:
         index: from 0, in the order of suggestion.
         role: ``fitted``, ``static`` or ``sampled``.
         params: what the sampler sees, by name.
-        coefficients: the law's, by name: the path is that law's, held to its clamp.
+        coefficients: the law's, by name, and ``offset`` where the form has none of a column of ones: the path is
+            that law's, held to its clamp.
         dropouts: the path, one rate per stage.
     """
 
@@ -93,9 +96,19 @@ class StartingLaw:
         return get_law(self.name)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The coefficients in order, that of a column of ones last: a fixed dropout is one of the schedules."""
+        return self.form.coefficients + (() if self.form.scale is None else (OFFSET,))
+
+    @property
+    def fitted(self) -> dict[str, float]:
+        """The fitted law as one of the schedules: without an offset."""
+        return dict.fromkeys(self.names, 0.0) | self.coefficients
+
+    @property
     def constant(self) -> str:
-        """Name of the coefficient of the constant column, the last one of every form."""
-        return self.form.coefficients[-1]
+        """Name of the coefficient of the column of ones."""
+        return self.names[-1]
 
     def path(self, coefficients: Mapping[str, float]) -> tuple[float, ...]:
         """The dropout of each stage, clamped."""
@@ -108,29 +121,36 @@ class StartingLaw:
 
     def shape(self) -> tuple[float, ...]:
         """The fitted law's path without its clamp."""
-        return self._read(self.coefficients, -math.inf, math.inf)
+        return self._read(self.fitted, -math.inf, math.inf)
 
     def columns(self) -> Array:
         """(stages, coefficients) design of the stream."""
-        return self.form.design(self.n_params, self.prefixes, self.counted)
+        design = self.form.design(self.n_params, self.prefixes, self.counted)
+        return design if self.form.scale is None else np.column_stack([design, np.ones(len(design))])
+
+    def predictor(self, coefficients: Mapping[str, float]) -> Array:
+        """(stages,) the linear predictor along the stream."""
+        own = {name: coefficients[name] for name in self.form.coefficients}
+        raw = self.form.predictor(own, self.n_params, self.prefixes, self.counted)
+        return raw if self.form.scale is None else raw + coefficients[OFFSET]
 
     def stretched(self, first: float, last: float) -> dict[str, float]:
         """Coefficients whose unclamped path is the fitted one, mapped so that it begins and ends as given.
 
         Mapped where the law is linear: in its predictor, which for most forms is the dropout itself.
         """
-        shape = self.form.predictor(self.coefficients, self.n_params, self.prefixes, self.counted)
+        shape = self.predictor(self.fitted)
         begin, end = self.form.predictor_of(first), self.form.predictor_of(last)
         factor = (end - begin) / float(shape[-1] - shape[0])
-        moved = {name: factor * value for name, value in self.coefficients.items()}
+        moved = {name: factor * value for name, value in self.fitted.items()}
         return moved | {self.constant: moved[self.constant] + (begin - factor * float(shape[0]))}
 
     def fixed(self, dropout: float) -> dict[str, float]:
         """Coefficients of the same dropout at every stage."""
-        return dict.fromkeys(self.coefficients, 0.0) | {self.constant: self.form.predictor_of(dropout)}
+        return dict.fromkeys(self.names, 0.0) | {self.constant: self.form.predictor_of(dropout)}
 
     def _read(self, coefficients: Mapping[str, float], low: float, high: float) -> tuple[float, ...]:
-        path = self.form.dropout(coefficients, self.n_params, self.prefixes, self.counted, p_min=low, p_max=high)
+        path = np.clip(self.form.link.rate(self.predictor(coefficients)), low, high)
         return tuple(float(value) for value in path)
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,11 +211,6 @@ class ScheduleSpace:
         ):
             if value not in allowed:
                 raise UserError(f"--{name} {value!r} is not one of {', '.join(allowed)}")
-        if self.law.form.scale is not None:
-            raise UserError(
-                f"--phase search cannot start from the {self.law.name} law: a fixed dropout is none of its schedules; "
-                "name another form with --law"
-            )
         if not self.law.p_min <= self.static <= self.law.p_max:
             raise UserError(
                 f"--static {self.static:g} lies outside [{self.law.p_min:g}, {self.law.p_max:g}], to which the law "
@@ -215,7 +230,7 @@ class ScheduleSpace:
                 f"--space ends: the law's path begins and ends at the same dropout ({shape[0]:.3g}, {stages}), so "
                 "there is nothing to stretch: give --space coefficients"
             )
-        fitted, fixed = self.law.coefficients, self.law.fixed(self.static)
+        fitted, fixed = self.law.fitted, self.law.fixed(self.static)
         if self.space == ENDS:
             params = ({FIRST: shape[0], LAST: shape[-1]}, {FIRST: self.static, LAST: self.static})
         else:
@@ -247,8 +262,8 @@ class ScheduleSpace:
         fixed, ranges = law.fixed(self.static), {}
         slope = law.form.link.slope(np.asarray(law.form.predictor_of(self.static)))
         reach = _REACH / float(slope)
-        for column, name in zip(law.columns().T, law.form.coefficients, strict=True):
-            value = law.coefficients[name]
+        for column, name in zip(law.columns().T, law.names, strict=True):
+            value = law.fitted[name]
             moves = 1.0 if name == law.constant else float(np.ptp(column))
             margin = max(_WIDENING * abs(value - fixed[name]), reach / moves if moves > 0 else 0.0)
             ranges[name] = (min(value, fixed[name]) - margin, max(value, fixed[name]) + margin)
@@ -342,7 +357,7 @@ class ScheduleSpace:
         at_a_time = "one point at a time" if self.batch == 1 else f"{self.batch} points at a time"
         return [
             ("stages U", " ".join(short_count(n) for n in self.prefixes) + f" tokens, {self.stage_steps:,} steps each"),
-            (FITTED, " ".join(f"{p:.3g}" for p in self.law.path(self.law.coefficients))),
+            (FITTED, " ".join(f"{p:.3g}" for p in self.law.path(self.law.fitted))),
             (STATIC, f"{self.static:g}, {self.static_source}"),
             ("searched", f"{ranges} ({self.law.name} law, --space {self.space})"),
             ("sampler", f"{self.sampler}, seed {self.search_seed}: {self.points} points, {at_a_time}"),

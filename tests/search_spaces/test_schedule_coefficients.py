@@ -21,6 +21,7 @@ from tune_dd.builtin_regimes import POCKET
 from tune_dd.errors import UserError
 from tune_dd.laws import LAWS
 from tune_dd.regimes import ModelSpec
+from tune_dd.schedule import law_path
 
 # Unclamped the path is .73, .63, .49, .34: the first stage is beyond the clamp.
 FITTED = {"A": 0.3, "B": 0.25, "D": 0.05, "C0": 0.05}
@@ -83,25 +84,27 @@ def test_the_ends_stretch_and_shift_the_law_s_own_path() -> None:
 
 @pytest.mark.parametrize("name", sorted(LAWS))
 @pytest.mark.parametrize("kind", SPACES)
-def test_a_law_that_holds_a_fixed_dropout_can_be_searched_in_its_own_coefficients(name: str, kind: str) -> None:
+def test_every_law_can_be_searched_in_its_own_coefficients(name: str, kind: str) -> None:
     values = {"a_P": 0.2, "a_U": -0.3, "a_C": 0.1, "A": 0.2, "B": 0.1, "D": 0.03, "C0": 0.1}
     law = replace(LAW, name=name, coefficients={c: values[c] for c in LAWS[name].coefficients})
+    law = replace(law, p_max=law.form.at_most(len(law.prefixes), law.p_max))
     if (name, kind) == ("constant", "ends"):
         with pytest.raises(UserError, match="--space coefficients"):
             make(law=law, space=kind)
         return
-    if LAWS[name].scale is not None:
-        with pytest.raises(UserError, match="a fixed dropout is none of its schedules; name another form with --law"):
-            make(law=law, space=kind)
-        return
     space = make(law=law, space=kind, points=4)
+    assert (
+        space.known[0].dropouts
+        == law_path(law.coefficients, law.n_params, law.prefixes, law.sampled_tokens, law=name).dropouts
+    )
+    assert space.known[1].dropouts == (space.static,) * len(law.prefixes)
     found = search(space)
     for point, _ in found:
-        assert tuple(point.coefficients) == LAWS[name].coefficients
+        assert tuple(point.coefficients) == law.names
         assert law.path(point.coefficients) == point.dropouts
         assert all(law.p_min <= p <= law.p_max for p in point.dropouts)
     if kind == "coefficients":
-        assert tuple(space.bounds()) == LAWS[name].coefficients
+        assert tuple(space.bounds()) == law.names
     assert len({point.dropouts for point, _ in found}) == 4
 
 

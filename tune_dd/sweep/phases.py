@@ -196,7 +196,7 @@ def _choose_search(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
         name=fitted.law,
         coefficients=fitted.coefficients,
         p_min=fitted.p_min,
-        p_max=fitted.p_max,
+        p_max=fitted.form.at_most(len(prefixes), fitted.p_max),
         n_params=model.n_params(scale.vocab_size),
         prefixes=prefixes,
         sampled_tokens=sampled_tokens(len(prefixes), steps, scale.protocol),
@@ -240,7 +240,7 @@ def _best_static(
         found = streamed_static(Path(args.from_run), (regime, model.name, law.prefixes), objective)
         source = f"the best of the stream {args.from_run}"
     else:
-        path = law.path(law.coefficients)
+        path = law.path(law.fitted)
         mean = sum(path) / len(path)
         found = min(scale.stream_dropouts or scale.dropouts, key=lambda p: abs(p - mean))
         source = "the grid's nearest to the mean of the law's path: --static or --from where a better one is known"
