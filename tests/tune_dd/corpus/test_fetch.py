@@ -7,11 +7,14 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ FILES = {
     ("Salesforce/wikitext", "wikitext-103-raw-v1/train-00000-of-00002.parquet"): b"another",
     ("Salesforce/wikitext", "wikitext-103-raw-v1/train-00001-of-00002.parquet"): CONTENT[:7000],
 }
+PINNED = {name: text.commit for name, text in TEXTS.items() if text.commit is not None}
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(client, "RESUME_SECONDS", 0.01)
     monkeypatch.setattr(client, "TIMEOUT_SECONDS", 2.0)
-    with serve(Hub(dict(FILES))) as served:
+    with serve(Hub(dict(FILES), past=dict.fromkeys(PINNED.values(), FILES))) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         yield served
 
@@ -75,8 +79,11 @@ def test_all_three_texts_arrive_under_their_names_with_a_record(hub: Hub, capsys
         record = read_record(target)
         assert record is not None
         assert (record["sha256"], record["size"]) == (hashlib.sha256(content).hexdigest(), len(content))
-        assert (record["commit"], record["repo"]) == (hub.commit, TEXTS[name].file.repo)
-    assert json.loads((TARGET.parent / RECORD).read_text())["revision"] == "refs/convert/parquet"
+        assert (record["commit"], record["repo"]) == (PINNED.get(name, hub.commit), TEXTS[name].file.repo)
+        assert record["revision"] == ("refs/convert/parquet" if name == "owt" else "main")
+    assert set(json.loads((TARGET.parent / RECORD).read_text())) == {
+        "file", "fetched", "repo", "revision", "commit", "path", "sha256", "size"
+    }  # fmt: skip
     assert sorted(p.name for p in TARGET.parent.iterdir()) == [".lock", TARGET.name, RECORD]
 
 
@@ -249,7 +256,7 @@ def test_a_copied_file_is_compared_with_the_hub(hub: Hub, capsys: pytest.Capture
     assert read_record(TARGET) is not None
     (TARGET.parent / RECORD).unlink()
     TARGET.write_bytes(b"mine")
-    assert "--update replaces it" in refused(capsys, "fetch", "owt")
+    assert "--update replaces it by what the hub has now" in refused(capsys, "fetch", "owt")
     assert TARGET.read_bytes() == b"mine"
     assert main(["fetch", "owt", "--update"]) == 0
     assert TARGET.read_bytes() == CONTENT
@@ -258,7 +265,7 @@ def test_a_copied_file_is_compared_with_the_hub(hub: Hub, capsys: pytest.Capture
 def test_the_record_pins_the_file(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fetch", "owt"])
     TARGET.unlink()
-    hub.past, hub.commit = {hub.commit}, "d" * 40
+    hub.past, hub.commit = {hub.commit: hub.files}, "d" * 40
     assert main(["fetch", "owt"]) == 0  # the branch moved on, the recorded commit is still asked for
     record = read_record(TARGET)
     assert record is not None
@@ -267,12 +274,78 @@ def test_the_record_pins_the_file(hub: Hub, capsys: pytest.CaptureFixture[str]) 
     hub.files[OWT] = b"another"
     assert "another file than SOURCE.json records" in refused(capsys, "fetch", "owt")
     hub.past.clear()
-    assert "no longer has this revision" in refused(capsys, "fetch", "owt")
+    assert f"commit {'c' * 12} of {OWT[0]}, which {RECORD} names, is not on the hub" in refused(capsys, "fetch", "owt")
     assert main(["fetch", "owt", "--update"]) == 0
     assert TARGET.read_bytes() == b"another"
     record = read_record(TARGET)
     assert record is not None
     assert record["commit"] == "d" * 40
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_the_first_fetch_is_of_the_pinned_commit_wherever_the_branch_is(
+    hub: Hub, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    target, pinned = TEXTS[name].under(Path("data")), PINNED[name]
+    assert re.fullmatch(r"[0-9a-f]{40}", pinned)
+    file = TEXTS[name].file
+    then = next(
+        content for (repo, path), content in FILES.items() if repo == file.repo and fnmatchcase(path, file.path)
+    )
+    hub.files = dict.fromkeys(FILES, b"what the branch has since")
+    assert main(["fetch", name]) == 0
+    assert f"commit {pinned[:12]}" in capsys.readouterr().out
+    assert hub.asked("/revision/") == [f"GET /api/datasets/{file.repo}/revision/{pinned}"]
+    assert all(f"/{pinned}/" in request for request in hub.asked("/resolve/"))
+    assert target.read_bytes() == then
+    assert main(["fetch", name, "--update"]) == 0
+    assert target.read_bytes() == b"what the branch has since"
+    record = read_record(target)
+    assert record is not None
+    assert (record["commit"], record["revision"]) == (hub.commit, "main")
+    target.unlink()  # from now on the record is the pin
+    assert main(["fetch", name]) == 0
+    assert target.read_bytes() == b"what the branch has since"
+
+
+@pytest.mark.parametrize("gone", ["the commit", "the file"])
+@pytest.mark.parametrize("name", PINNED)
+def test_a_pinned_commit_that_is_gone_is_one_line_and_leaves_nothing(
+    hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, gone: str
+) -> None:
+    hub.past = {} if gone == "the commit" else {PINNED[name]: {}}
+    expected = f"commit {PINNED[name][:12]} of {TEXTS[name].file.repo}, which this program names, is not on the hub"
+    remedy = f"python -m tune_dd.corpus fetch {name} --update"
+    line = refused(capsys, "fetch", name)
+    assert expected in line
+    assert remedy in line
+    assert sweep([name, "--device", "cpu"]) == 2  # a sweep that lacks its text says the same
+    assert remedy in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["fetch", name, "--update"]) == 0
+    record = read_record(TEXTS[name].under(Path("data")))
+    assert record is not None
+    assert record["commit"] == hub.commit
+
+
+def test_a_file_of_another_commit_than_the_pinned_one_is_left_alone(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = TEXTS["wikitext103"].under(Path("data"))
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"what the branch has since")
+    hub.files = dict.fromkeys(FILES, b"what the branch has since")
+    line = refused(capsys, "fetch", "wikitext103")
+    assert f"is not the hub's file (commit {PINNED['wikitext103'][:12]})" in line
+    assert main(["fetch", "wikitext103", "--update"]) == 0
+    assert hub.asked("GET /storage/") == []  # it is the branch's, so nothing is fetched
+    assert read_record(target) is not None
+
+
+def test_a_branch_that_is_gone(hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    owt = TEXTS["owt"]
+    monkeypatch.setitem(TEXTS, "owt", replace(owt, file=replace(owt.file, revision="refs/convert/other")))
+    assert "the hub has no such revision" in refused(capsys, "fetch", "owt")
 
 
 def test_verify_finds_a_changed_byte_and_list_a_changed_size(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
