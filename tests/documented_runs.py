@@ -7,7 +7,7 @@ from documents_support import Run, every
 from tune_dd.builtin_regimes import REGIMES
 
 SWEEP = "python -m tune_dd.sweep"
-TINY = "tiny.toml"  # of prepare_study: a regime file whose pocket and full scales take seconds
+TINY = "tiny.toml"  # of tests/tune_dd/sweep/test_chain.py: a regime file whose pocket and full scales take seconds
 OWN = {"{REGIME}": TINY}
 FEW = "--prefixes 4k --readouts 16384 --dropouts 0,0.2 --seeds 0"  # two trials of eight steps
 SMALL_SHAPE = "--models L1_H2_D32"  # a step of it is measured for the plan in no time
@@ -80,7 +80,7 @@ STUDY: list[Run] = [
         "python -m analysis RUN1 RUN2",
         put={"RUN1": "@tiny-confirm-pocket", "RUN2": "@tiny-calibrate-pocket"},
         prints=r"The interaction law",
-        leaves="ray_results/**/combined/report.html",
+        leaves="ray_results/*/combined/report.html",
     ),
     *(
         Run(
@@ -246,7 +246,7 @@ SEARCHES: list[Run] = [
         prints=r"extending [\s\S]*tinystories: 6 trials, 6 read-outs",
     ),
     Run(f"{SWEEP} --list", prints=r"tinystories-calibrate-pocket/\S+ .* 6 / 6 "),
-    Run(f"{SWEEP} --clean", prints=r"(?i)clean|freed|dropped|kept"),
+    Run(f"{SWEEP} --clean", prints=r"2 run\(s\) cleaned"),
     Run("python -m analysis.simulation", more="--sweeps 2 --calibrations 2 --streams 2", prints=r"paired t"),
     # Names of programs.
     Run(SWEEP, more="--help", prints=r"usage: python -m tune_dd\.sweep"),

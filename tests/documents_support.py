@@ -71,7 +71,8 @@ class Run:
         more: words appended, of which a later one outdoes an earlier; they make it small, or name a device.
         prints: a pattern that its output holds.
         leaves: a pattern of files, of which at least one is there afterwards and new.
-        also: documented commands that differ in placeholders, values or number of values alone, and are held by this.
+        also: documented commands that this one holds too: their options are among its own, and they differ in
+            placeholders, values, number of values, or in whose text is read.
         regimes: the regimes in whose name the documents have it.
         lose: GROUP whose newest run loses a finished trial beforehand, so that there is something to do.
         crash: whether that trial is recorded as crashed instead.
