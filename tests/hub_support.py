@@ -12,11 +12,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+CONTENT = random.Random(0).randbytes(300_000)
+OWT = ("stas/openwebtext-10k", "plain_text/train/0000.parquet")
+TARGET = Path("data/openwebtext10k/0000.parquet")  # where that goes
+FILES = {
+    OWT: CONTENT,
+    ("roneneldan/TinyStories", "data/train-00000-of-00004-aaaaaaaaaaaaaaaa.parquet"): CONTENT[:5000],
+    ("roneneldan/TinyStories", "data/train-00001-of-00004-bbbbbbbbbbbbbbbb.parquet"): b"another",
+    ("Salesforce/wikitext", "wikitext-103-raw-v1/train-00000-of-00002.parquet"): b"another",
+    ("Salesforce/wikitext", "wikitext-103-raw-v1/train-00001-of-00002.parquet"): CONTENT[:7000],
+}
+
+Refused = Callable[..., str]  # the words of a command that is refused -> its one line
 
 
 @dataclass
