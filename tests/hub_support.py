@@ -12,19 +12,35 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+CONTENT = random.Random(0).randbytes(300_000)
+OWT = ("stas/openwebtext-10k", "plain_text/train/0000.parquet")
+TARGET = Path("data/openwebtext10k/0000.parquet")  # where that goes
+FILES = {
+    OWT: CONTENT,
+    ("roneneldan/TinyStories", "data/train-00000-of-00004-aaaaaaaaaaaaaaaa.parquet"): CONTENT[:5000],
+    ("roneneldan/TinyStories", "data/train-00001-of-00004-bbbbbbbbbbbbbbbb.parquet"): b"another",
+    ("Salesforce/wikitext", "wikitext-103-raw-v1/train-00000-of-00002.parquet"): b"another",
+    ("Salesforce/wikitext", "wikitext-103-raw-v1/train-00001-of-00002.parquet"): CONTENT[:7000],
+}
+
+Refused = Callable[..., str]  # the words of a command that is refused -> its one line
 
 
 @dataclass
 class Hub:
     """
     Attributes:
-        files: (repository, path) -> content.
+        files: (repository, path) -> content, as the branches have it now.
         commit: what every branch stands for now; it and those in ``past`` can be asked for by name.
+        past: an older commit -> the files that it had.
         refuse: a status and headers with which every question is answered.
         cut: bytes after which each of the next transfers breaks off.
         stall: bytes after which every transfer says nothing more until ``release`` is set.
@@ -35,7 +51,7 @@ class Hub:
 
     files: dict[tuple[str, str], bytes]
     commit: str = "c" * 40
-    past: set[str] = field(default_factory=set)
+    past: dict[str, dict[tuple[str, str], bytes]] = field(default_factory=dict)
     refuse: tuple[int, dict[str, str]] | None = None
     cut: list[int] = field(default_factory=list)
     stall: int | None = None
@@ -47,6 +63,9 @@ class Hub:
 
     def asked(self, kind: str) -> list[str]:
         return [request for request in self.requests if kind in request]
+
+    def at(self, commit: str) -> dict[tuple[str, str], bytes] | None:
+        return self.files if commit == self.commit else self.past.get(commit)
 
 
 @contextlib.contextmanager
@@ -93,9 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._bytes(rest)
         repo, _, rest = rest.partition("/resolve/")
         revision, _, name = rest.partition("/")
-        content = hub.files.get((repo, name))
-        if revision not in (hub.commit, *hub.past):
+        files = hub.at(revision)
+        if files is None:
             return self._status(404, {"X-Error-Code": "RevisionNotFound"})
+        content = files.get((repo, name))
         if content is None:
             return self._status(404, {"X-Error-Code": "EntryNotFound"})
         # Another name of this host, so that it is another host to the library.
@@ -103,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._status(
             302,
             {
-                "Location": f"http://localhost:{port}/storage/datasets/{repo}/{name}",
+                "Location": f"http://localhost:{port}/storage/datasets/{repo}/{revision}/{name}",
                 "X-Repo-Commit": revision,
                 "X-Linked-Etag": f'"{hub.lie or hashlib.sha256(content).hexdigest()}"',
                 "X-Linked-Size": str(len(content)),
@@ -112,19 +132,23 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _info(self, repo: str, revision: str) -> None:
-        names = [name for other, name in self.served.files if other == repo]
-        if not names:
+        commit = self.served.commit if revision in ("main", "refs/convert/parquet") else revision
+        if not any(other == repo for other, _ in self.served.files):
             return self._status(404, {"X-Error-Code": "RepoNotFound"})
-        known = ("main", "refs/convert/parquet", self.served.commit, *self.served.past)
-        if revision not in known:
+        files = self.served.at(commit)
+        if files is None:
             return self._status(404, {"X-Error-Code": "RevisionNotFound"})
-        commit = revision if revision in self.served.past else self.served.commit
-        body = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in names]}
+        body = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for other, name in files if other == repo]}
         return self._status(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
     def _bytes(self, rest: str) -> None:
         hub = self.served
-        content = next(content for (repo, name), content in hub.files.items() if rest == f"{repo}/{name}")
+        content = next(
+            content
+            for commit in (hub.commit, *hub.past)
+            for (repo, name), content in (hub.at(commit) or {}).items()
+            if rest == f"{repo}/{commit}/{name}"
+        )
         wanted = self.headers.get("Range")
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and hub.ranges else 0
         if start >= len(content):

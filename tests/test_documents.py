@@ -1,14 +1,20 @@
-"""Every command in the documents exists: the program that it names takes it, and every make target is there."""
+"""Every command in the documents exists, and is run by a test or listed with what it needs; every link leads on."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+import subprocess
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import documents_support
 import pytest
 import yaml
+from documented_runs import CHAIN, PLANNED, RECIPES, SEARCHES, SMALL_SHAPE, STEPS, STUDY, UNPLANNED
+from documents_support import DOCUMENTS, Run, documented, listed, newest, normalised
+from tests_support import REPOSITORY
 
 import analysis.__main__
 import analysis.advise
@@ -17,28 +23,17 @@ import analysis.paper.__main__
 import analysis.saved
 from analysis.simulation import main as simulation
 from benchmarks.__main__ import BENCHMARKS
+from tune_dd import artifacts
 from tune_dd.corpus.command import build_parser
+from tune_dd.sweep.__main__ import main as sweep
 from tune_dd.sweep.options import parse
 
-ROOT = Path(__file__).parents[1]
-NAMED = [ROOT / name for name in ("README.md", "REPRODUCING.md", "CHANGELOG.md")]
-DOCUMENTS = [*NAMED, *sorted((ROOT / "docs").glob("*.md"))]
-# In a block, a line; in running text, what stands between backquotes, which may be broken over two lines.
-_LINE = re.compile(r"^(?:python -m|make) .*", re.MULTILINE)
-_QUOTED = re.compile(r"`((?:python -m|make)\s[^`]*)`")
+ROOT = REPOSITORY
 SUBCOMMANDS: dict[str, Callable[[], object]] = {
     "advise": analysis.advise.parser,
     "laws": analysis.bakeoff.parser,
     "save": analysis.saved.parser,
 }
-
-
-def commands() -> Iterator[tuple[str, list[str]]]:
-    for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8")
-        for found in (*_LINE.findall(text), *_QUOTED.findall(text)):
-            words = shlex.split(found.split(" #")[0].replace("\n", " "))
-            yield document.name, [word for word in words if word != "..."]
 
 
 def check(words: list[str]) -> None:
@@ -72,13 +67,70 @@ def check(words: list[str]) -> None:
 
 
 def test_every_command_in_the_documents_is_one() -> None:
-    found = list(commands())
-    assert len(found) > 40
-    for document, words in found:
+    found = documented()
+    assert len(found) > 90
+    for command, documents in found.items():
         try:
-            check(words)
+            check([word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)])
         except (Exception, SystemExit) as error:
-            pytest.fail(f"{document}: {shlex.join(words)}: {error}")
+            pytest.fail(f"{documents}: {command}: {error}")
+
+
+def test_every_command_is_run_by_a_test_or_listed_with_what_it_needs() -> None:
+    """In one place each; and nothing is run or listed that no document has."""
+    runs = {command for run in (CHAIN, *STUDY, *SEARCHES) for command in run.held}
+    steps = {command for command, _ in STEPS}
+    places = Counter([*runs, *steps, *listed()])
+    assert {command for command, count in places.items() if count > 1} == set(), "in two places"
+    found = documented()
+    assert {command: found[command] for command in found.keys() - places.keys()} == {}, "neither run nor listed"
+    assert places.keys() - found.keys() == set(), "run or listed, and in no document"
+
+
+def test_a_command_that_a_document_gains_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = tmp_path / "more.md"
+    more.write_text("Or `python -m tune_dd.sweep\npydocs --phase screen`,\n\n```\nmake sweep   # again\n```\n")
+    monkeypatch.setattr(documents_support, "DOCUMENTS", [*DOCUMENTS, more])
+    with pytest.raises(AssertionError, match=r"python -m tune_dd.sweep pydocs --phase screen': \['more.md'\]"):
+        test_every_command_is_run_by_a_test_or_listed_with_what_it_needs()
+
+
+def test_what_is_listed_is_planned_or_made_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweeps = {command for command in listed() if "tune_dd.sweep" in command}
+    assert sweeps == PLANNED | UNPLANNED
+    monkeypatch.chdir(ROOT)
+    put = {"RUN": str(newest(ROOT, "saved/owt-all-pocket")), "my_corpus.toml": "examples/my_corpus.toml"}
+    for command in sorted(PLANNED):
+        run = Run(command, put=put, more=f"{SMALL_SHAPE} --dry-run", prints="")
+        assert sweep(run.words(ROOT)[3:]) == 0, command
+        told = capsys.readouterr().out
+        assert re.search(r"trials +[\d,]+ trials, [\d,]+ result rows", told), told
+        assert all(re.search(rf"time +{device}: ", told) for device in ("mps", "cuda", "cpu")), told
+
+
+@pytest.mark.parametrize("command", RECIPES)
+def test_a_target_of_make_calls_what_it_is_for(command: str) -> None:
+    shown = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    assert RECIPES[command] in shown.stdout
+
+
+def test_every_target_that_the_documents_name_is_looked_at() -> None:
+    assert {command for command in documented() if command.startswith("make ")} == RECIPES.keys()
+
+
+def test_a_report_s_commands_are_those_that_its_saved_runs_record() -> None:
+    kept = (artifacts.read_json(path) for path in ROOT.glob("ray_results/saved/*/*/config.json"))
+    recorded = {normalised(config["command"]) for config in kept}
+    reports = {
+        command
+        for command, documents in documented().items()
+        if all(document.endswith("_report.md") for document in documents)
+    }
+    assert len(reports) > 20
+    assert reports <= recorded
 
 
 def test_a_command_that_is_none_is_told() -> None:

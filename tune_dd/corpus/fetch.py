@@ -1,8 +1,8 @@
 """The text of the built-in regimes: where the hub has it, where it goes here, and the record that pins it.
 
-No commit is written into the program. The first fetch resolves the revision to a commit and writes
-``SOURCE.json`` beside the file: repository, revision, commit, the hub's SHA-256, size and time. From then on
-that record is the pin: a file is held against it, and a lost one is fetched again at that commit or refused.
+The first fetch asks for the commit that ``TEXTS`` names, or, where it names none, for the one that the branch stands
+for, and writes ``SOURCE.json`` beside the file: repository, revision, commit, the hub's SHA-256, size and time. From
+then on that record is the pin: a file is held against it, and a lost one is fetched again at that commit or refused.
 """
 
 from __future__ import annotations
@@ -31,15 +31,23 @@ DATA_DIR = Path("data")
 
 @dataclass(frozen=True)
 class RegimeText:
-    """The one file of a regime on the hub, and its place under the data folder."""
+    """The one file of a regime on the hub, and its place under the data folder.
+
+    Attributes:
+        file: by its branch, which ``--update`` follows.
+        commit: 40 hex digits, asked for where no record says another; None: what the branch stands for then.
+    """
 
     file: HubFile
     target: Path
+    commit: str | None = None
 
     def under(self, data_dir: Path) -> Path:
         return data_dir / self.target
 
 
+# The two commits were read from other projects' code, which pins these data sets by them: the hub itself was not asked.
+# Nobody was found to name one of openwebtext-10k's converted branch.
 TEXTS: dict[str, RegimeText] = {
     "owt": RegimeText(
         HubFile("stas/openwebtext-10k", "refs/convert/parquet", "plain_text/train/0000.parquet"),
@@ -49,10 +57,12 @@ TEXTS: dict[str, RegimeText] = {
     "tinystories": RegimeText(
         HubFile("roneneldan/TinyStories", "main", "data/train-00000-of-00004*.parquet"),
         Path("tinystories", "train-00000-of-00004.parquet"),
+        commit="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
     ),
     "wikitext103": RegimeText(
         HubFile("Salesforce/wikitext", "main", "wikitext-103-raw-v1/train-00001-of-00002.parquet"),
         Path("wikitext103_raw", "train-00001-of-00002.parquet"),
+        commit="b08601e04326c79dfdd32d625aee71d232d685c3",
     ),
 }
 
@@ -76,7 +86,9 @@ def read_record(target: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: delete it and fetch the file again with --update") from None
+        raise UserError(
+            f"{path} is damaged: delete it and fetch again, which compares the file with the hub's"
+        ) from None
 
 
 def check_record(target: Path, record: dict[str, Any] | None, sha256: str) -> None:
@@ -88,16 +100,16 @@ def check_record(target: Path, record: dict[str, Any] | None, sha256: str) -> No
     if record is not None and record["sha256"] != sha256:
         raise UserError(
             f"{target} is not the file that {RECORD} beside it records (commit {record['commit'][:12]}): it was "
-            "damaged or replaced; fetch it again with --update, or delete the record to use the file as it is"
+            "damaged or replaced; delete the file and fetch it again, or delete the record to use the file as it is"
         )
 
 
 def fetch(name: str, data_dir: Path, *, update: bool, say: Say, bar: Bar) -> None:
-    """Bring a regime's text up to its record, or to what the hub has now; says how much before it does.
+    """Bring a regime's text up to its record or its pinned commit; says how much before it does.
 
     Args:
         name: a key of ``TEXTS``.
-        update: take what the revision stands for now, and write a new record.
+        update: take what the branch stands for now, whatever is recorded or pinned, and write a new record.
 
     Raises:
         Unreachable: the hub cannot be asked; what came of a file is kept.
@@ -110,7 +122,8 @@ def fetch(name: str, data_dir: Path, *, update: bool, say: Say, bar: Bar) -> Non
         check_record(target, record, _hash(target))
         say(f"{name}: {target} is there, as recorded (commit {record['commit'][:12]})")
         return
-    found = _resolve(text.file, record)  # before anything is made, so that a refusal leaves nothing
+    # Before anything is made, so that a refusal leaves nothing.
+    found = hub.resolve(text.file) if update else _resolve(name, record)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,8 +133,8 @@ def fetch(name: str, data_dir: Path, *, update: bool, say: Say, bar: Bar) -> Non
             say(f"{name}: {target} is there, and is the hub's (commit {found.commit[:12]})")
         elif target.exists() and not update:
             raise UserError(
-                f"{target} has no record and is not the file that the hub has now: --update replaces it, or leave it "
-                "there to use it as it is"
+                f"{target} has no record and is not the hub's file (commit {found.commit[:12]}): --update replaces it "
+                "by what the hub has now, or leave it there to use it as it is"
             )
         else:
             have = partial_bytes(hub.partial_path(target, found.sha256))
@@ -184,17 +197,29 @@ def verify(name: str, data_dir: Path) -> str:
     return f"{name}: {target} is as recorded (commit {record['commit'][:12]}, SHA-256 {record['sha256'][:12]})"
 
 
-def _resolve(file: HubFile, record: dict[str, Any] | None) -> Resolved:
-    """The file at the recorded commit, or else at what its revision stands for now."""
-    if record is None:
-        return hub.resolve(file)
-    found = hub.resolve(HubFile(record["repo"], record["commit"], record["path"]))
-    if found.sha256 != record["sha256"]:
+def _resolve(name: str, record: dict[str, Any] | None) -> Resolved:
+    """A regime's file at the recorded commit, or else at the pinned one, or else at what its branch stands for now."""
+    text = TEXTS[name]
+    if record is not None:
+        asked, commit, whose = HubFile(record["repo"], record["revision"], record["path"]), record["commit"], RECORD
+    elif text.commit is not None:
+        asked, commit, whose = text.file, text.commit, "this program"
+    else:
+        return hub.resolve(text.file)
+    now = f"python -m tune_dd.corpus fetch {name} --update takes what the hub has now"
+    try:
+        found = hub.resolve(replace(asked, revision=commit))
+    except hub.Gone:
         raise UserError(
-            f"the hub has another file than {RECORD} records for {record['path']} of {record['repo']} at commit "
-            f"{record['commit'][:12]}: fetch what it has now with --update"
+            f"commit {commit[:12]} of {asked.repo}, which {whose} names, is not on the hub (any more), or has no "
+            f"{asked.path}: {now}"
+        ) from None
+    if record is not None and found.sha256 != record["sha256"]:
+        raise UserError(
+            f"the hub has another file than {RECORD} records for {asked.path} of {asked.repo} at commit "
+            f"{commit[:12]}: {now}"
         )
-    return replace(found, revision=record["revision"])
+    return replace(found, revision=asked.revision)
 
 
 def _write_record(target: Path, found: Resolved) -> None:

@@ -68,6 +68,10 @@ class Unreachable(UserError):
     """The hub could not be reached, or would not answer now."""
 
 
+class Gone(UserError):
+    """The hub has no such revision, or no such file at it."""
+
+
 def endpoint() -> str:
     """The hub's address: ``HF_ENDPOINT``, or huggingface.co."""
     from huggingface_hub import constants
@@ -80,7 +84,8 @@ def resolve(file: HubFile) -> Resolved:
 
     Raises:
         Unreachable: no route, no answer in time, a rate limit, or the hub is out of order.
-        UserError: there is no such repository, revision or file, or it is not a large file.
+        Gone: there is no such revision or file.
+        UserError: there is no such repository, or the file is not a large one.
     """
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
@@ -90,7 +95,7 @@ def resolve(file: HubFile) -> Resolved:
         info = HfApi(endpoint=address).dataset_info(file.repo, revision=file.revision, timeout=TIMEOUT_SECONDS)
         names = sorted(s.rfilename for s in info.siblings or () if fnmatch.fnmatchcase(s.rfilename, file.path))
         if not names or info.sha is None:
-            raise UserError(f"the hub has no file {what}: it was moved or removed; {_OTHERWISE}")
+            raise Gone(f"the hub has no file {what}: it was moved or removed; {_OTHERWISE}")
         url = hf_hub_url(file.repo, names[0], repo_type="dataset", revision=info.sha, endpoint=address)
         found = get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS, endpoint=address)
     except UserError:
@@ -211,9 +216,7 @@ def _refuse(error: Exception, what: str) -> NoReturn:
             f"{what} is gated: ask for access on the hub and give a token in HF_TOKEN; or, {_OTHERWISE}"
         ) from None
     if isinstance(error, errors.RevisionNotFoundError):
-        raise UserError(
-            f"the hub no longer has this revision of {what}: fetch what it has now with --update; or, {_OTHERWISE}"
-        ) from None
+        raise Gone(f"the hub has no such revision: {what} was moved or removed; {_OTHERWISE}") from None
     response: httpx2.Response | None = getattr(error, "response", None)
     status = None if response is None else response.status_code
     if status in (401, 403):

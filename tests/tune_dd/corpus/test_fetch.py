@@ -6,19 +6,17 @@ import hashlib
 import io
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hub_support import Hub, serve
+from hub_support import CONTENT, OWT, TARGET, Hub, Refused
 from tests_support import REPOSITORY, synthetic_text, wait_until
 
 from tune_dd.builtin_regimes import REGIMES
@@ -27,37 +25,6 @@ from tune_dd.corpus.__main__ import main
 from tune_dd.corpus.fetch import TEXTS, read_record
 from tune_dd.corpus.sources import RECORD, source_files
 from tune_dd.sweep.__main__ import main as sweep
-
-CONTENT = random.Random(0).randbytes(300_000)
-OWT = ("stas/openwebtext-10k", "plain_text/train/0000.parquet")
-TARGET = Path("data/openwebtext10k/0000.parquet")
-FILES = {
-    OWT: CONTENT,
-    ("roneneldan/TinyStories", "data/train-00000-of-00004-aaaaaaaaaaaaaaaa.parquet"): CONTENT[:5000],
-    ("roneneldan/TinyStories", "data/train-00001-of-00004-bbbbbbbbbbbbbbbb.parquet"): b"another",
-    ("Salesforce/wikitext", "wikitext-103-raw-v1/train-00000-of-00002.parquet"): b"another",
-    ("Salesforce/wikitext", "wikitext-103-raw-v1/train-00001-of-00002.parquet"): CONTENT[:7000],
-}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The hub, asked by a process in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(client, "RESUME_SECONDS", 0.01)
-    monkeypatch.setattr(client, "TIMEOUT_SECONDS", 2.0)
-    with serve(Hub(dict(FILES))) as served:
-        monkeypatch.setenv("HF_ENDPOINT", served.url)
-        yield served
-
-
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Run the command in this process; returns its one line on standard error."""
-    assert main(list(argv)) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 def partials() -> list[Path]:
@@ -75,8 +42,11 @@ def test_all_three_texts_arrive_under_their_names_with_a_record(hub: Hub, capsys
         record = read_record(target)
         assert record is not None
         assert (record["sha256"], record["size"]) == (hashlib.sha256(content).hexdigest(), len(content))
-        assert (record["commit"], record["repo"]) == (hub.commit, TEXTS[name].file.repo)
-    assert json.loads((TARGET.parent / RECORD).read_text())["revision"] == "refs/convert/parquet"
+        assert (record["commit"], record["repo"]) == (TEXTS[name].commit or hub.commit, TEXTS[name].file.repo)
+        assert record["revision"] == ("refs/convert/parquet" if name == "owt" else "main")
+    assert set(json.loads((TARGET.parent / RECORD).read_text())) == {
+        "file", "fetched", "repo", "revision", "commit", "path", "sha256", "size"
+    }  # fmt: skip
     assert sorted(p.name for p in TARGET.parent.iterdir()) == [".lock", TARGET.name, RECORD]
 
 
@@ -107,9 +77,11 @@ def test_a_transfer_that_breaks_off_goes_on_from_there(hub: Hub) -> None:
     assert [r.split(" ", 2)[2] for r in hub.asked("GET /storage/")[1:]] == ["bytes=100000-", "bytes=150000-"]
 
 
-def test_a_broken_fetch_keeps_what_came_and_the_next_goes_on(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_fetch_keeps_what_came_and_the_next_goes_on(
+    hub: Hub, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
     hub.cut = [120_000, 0, 0, 0]
-    line = refused(capsys, "fetch", "owt")
+    line = refused("fetch", "owt")
     assert "broke off" in line
     assert "the same command goes on from there" in line
     assert not TARGET.exists()
@@ -129,9 +101,9 @@ def test_a_host_without_ranges_sends_all_of_it_again(hub: Hub) -> None:
     assert TARGET.read_bytes() == CONTENT
 
 
-def test_what_an_older_version_left_is_not_mixed_in(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_older_version_left_is_not_mixed_in(hub: Hub, refused: Refused) -> None:
     hub.cut = [120_000, 0, 0, 0]
-    refused(capsys, "fetch", "owt")
+    refused("fetch", "owt")
     hub.cut.clear()
     hub.files[OWT] = CONTENT[::-1]
     assert main(["fetch", "owt"]) == 0
@@ -139,19 +111,19 @@ def test_what_an_older_version_left_is_not_mixed_in(hub: Hub, capsys: pytest.Cap
     assert not partials()
 
 
-def test_a_wrong_hash_leaves_nothing(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_hash_leaves_nothing(hub: Hub, refused: Refused) -> None:
     hub.lie = "0" * 64
-    assert "another hash than the hub gives" in refused(capsys, "fetch", "owt")
+    assert "another hash than the hub gives" in refused("fetch", "owt")
     assert not TARGET.exists()
     assert not partials()
     assert not (TARGET.parent / RECORD).exists()
 
 
-def test_a_partial_file_of_other_bytes_is_found_out(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_partial_file_of_other_bytes_is_found_out(hub: Hub, refused: Refused) -> None:
     part = client.partial_path(TARGET, hashlib.sha256(CONTENT).hexdigest())
     part.parent.mkdir(parents=True)
     part.write_bytes(b"x" * 1000)
-    assert "another hash" in refused(capsys, "fetch", "owt")
+    assert "another hash" in refused("fetch", "owt")
     assert main(["fetch", "owt"]) == 0
     assert TARGET.read_bytes() == CONTENT
 
@@ -169,51 +141,49 @@ def test_a_partial_file_of_other_bytes_is_found_out(hub: Hub, capsys: pytest.Cap
     ],
 )
 def test_each_refusal_says_what_to_do(
-    hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path, status: int, headers: dict[str, str], words: str
+    hub: Hub, tmp_path: Path, status: int, headers: dict[str, str], words: str, refused: Refused
 ) -> None:
     hub.refuse = (status, headers)
-    assert words in refused(capsys, "fetch", "owt")
+    assert words in refused("fetch", "owt")
     assert len(hub.requests) == 1  # and does not insist
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_repository_revision_or_file(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_repository_revision_or_file(hub: Hub, refused: Refused) -> None:
     hub.files.clear()
-    assert "moved or removed" in refused(capsys, "fetch", "owt")
+    assert "moved or removed" in refused("fetch", "owt")
     hub.files["stas/openwebtext-10k", "README.md"] = b""
-    assert "the hub has no file" in refused(capsys, "fetch", "owt")
+    assert "the hub has no file" in refused("fetch", "owt")
 
 
-def test_an_answer_that_is_no_hub_s(capsys: pytest.CaptureFixture[str], hub: Hub) -> None:
+def test_an_answer_that_is_no_hub_s(hub: Hub, refused: Refused) -> None:
     hub.refuse = (200, {"Content-Type": "text/html"})
-    assert "does not answer like the hub" in refused(capsys, "fetch", "owt")
+    assert "does not answer like the hub" in refused("fetch", "owt")
 
 
-def test_no_route_and_no_answer(hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_route_and_no_answer(hub: Hub, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
     monkeypatch.setattr(client, "TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "cannot be reached (no answer in time)" in refused(capsys, "fetch", "owt")
-    assert "cannot be reached" in refused(capsys, "fetch", "owt")  # nobody listens any more
+        assert "cannot be reached (no answer in time)" in refused("fetch", "owt")
+    assert "cannot be reached" in refused("fetch", "owt")  # nobody listens any more
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     hub.stall = 0
-    assert "broke off (no answer in time)" in refused(capsys, "fetch", "owt")
+    assert "broke off (no answer in time)" in refused("fetch", "owt")
 
 
-def test_a_full_disk_is_seen_before_the_transfer(
-    hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_seen_before_the_transfer(hub: Hub, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
     monkeypatch.setattr(client, "SPARE_BYTES", 1 << 60)
-    assert "make space" in refused(capsys, "fetch", "owt")
+    assert "make space" in refused("fetch", "owt")
     assert hub.asked("GET /storage/") == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_fills_on_the_way(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_fills_on_the_way(hub: Hub, refused: Refused) -> None:
     part = client.partial_path(TARGET, hashlib.sha256(CONTENT).hexdigest())
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
-    assert "is full" in refused(capsys, "fetch", "owt")
+    assert "is full" in refused("fetch", "owt")
 
 
 def test_ctrl_c_keeps_what_came(hub: Hub, tmp_path: Path) -> None:
@@ -241,7 +211,7 @@ def test_ctrl_c_keeps_what_came(hub: Hub, tmp_path: Path) -> None:
     assert TARGET.read_bytes() == CONTENT
 
 
-def test_a_copied_file_is_compared_with_the_hub(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_copied_file_is_compared_with_the_hub(hub: Hub, refused: Refused) -> None:
     TARGET.parent.mkdir(parents=True)
     TARGET.write_bytes(CONTENT)
     assert main(["fetch", "owt"]) == 0
@@ -249,46 +219,28 @@ def test_a_copied_file_is_compared_with_the_hub(hub: Hub, capsys: pytest.Capture
     assert read_record(TARGET) is not None
     (TARGET.parent / RECORD).unlink()
     TARGET.write_bytes(b"mine")
-    assert "--update replaces it" in refused(capsys, "fetch", "owt")
+    assert "--update replaces it by what the hub has now" in refused("fetch", "owt")
     assert TARGET.read_bytes() == b"mine"
     assert main(["fetch", "owt", "--update"]) == 0
     assert TARGET.read_bytes() == CONTENT
 
 
-def test_the_record_pins_the_file(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fetch", "owt"])
-    TARGET.unlink()
-    hub.past, hub.commit = {hub.commit}, "d" * 40
-    assert main(["fetch", "owt"]) == 0  # the branch moved on, the recorded commit is still asked for
-    record = read_record(TARGET)
-    assert record is not None
-    assert (record["commit"], record["revision"]) == ("c" * 40, "refs/convert/parquet")
-    TARGET.unlink()
-    hub.files[OWT] = b"another"
-    assert "another file than SOURCE.json records" in refused(capsys, "fetch", "owt")
-    hub.past.clear()
-    assert "no longer has this revision" in refused(capsys, "fetch", "owt")
-    assert main(["fetch", "owt", "--update"]) == 0
-    assert TARGET.read_bytes() == b"another"
-    record = read_record(TARGET)
-    assert record is not None
-    assert record["commit"] == "d" * 40
-
-
-def test_verify_finds_a_changed_byte_and_list_a_changed_size(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_finds_a_changed_byte_and_list_a_changed_size(
+    hub: Hub, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
     assert main(["list"]) == 0
     assert "missing" in capsys.readouterr().out
     main(["fetch", "owt"])
     assert main(["verify"]) == 0
     assert "is as recorded" in capsys.readouterr().out
     TARGET.write_bytes(b"x" + CONTENT[1:])
-    assert "is not the file that SOURCE.json beside it records" in refused(capsys, "verify", "owt")
-    assert "is not the file that SOURCE.json beside it records" in refused(capsys, "fetch", "owt")
+    assert "is not the file that SOURCE.json beside it records" in refused("verify", "owt")
+    assert "is not the file that SOURCE.json beside it records" in refused("fetch", "owt")
     TARGET.write_bytes(b"x")
     main(["list"])
     assert "differs from SOURCE.json" in capsys.readouterr().out
     (TARGET.parent / RECORD).write_text("{")
-    assert "is damaged" in refused(capsys, "verify", "owt")
+    assert "is damaged" in refused("verify", "owt")
     (TARGET.parent / RECORD).write_text('{"sources": []}')  # somebody else's
     assert main(["verify", "owt"]) == 0
     assert "has no record" in capsys.readouterr().out
@@ -337,19 +289,19 @@ def test_a_text_of_one_s_own_is_not_fetched(hub: Hub, capsys: pytest.CaptureFixt
 
 
 def test_build_makes_the_cache_and_verify_reads_it(
-    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_regime: Path
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_regime: Path, refused: Refused
 ) -> None:
     assert main(["build", str(tiny_regime), "--scale", "full"]) == 0
     told = capsys.readouterr().out
     assert "training and" in told
     assert (tmp_path / ".cache" / "dropout_decay_tiny" / "tokens-v300-uint16.npy").exists()
     assert hub.requests == []
-    assert "no scale" in refused(capsys, "build", "pydocs", "--scale", "full-8m")
+    assert "no scale" in refused("build", "pydocs", "--scale", "full-8m")
 
 
 @pytest.mark.parametrize("argv", [[], ["fetch"], ["fetch", "pydocs"], ["fetch", "owt", "--what"], ["dance"]])
-def test_a_wrong_command_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--help" in refused(capsys, *argv)
+def test_a_wrong_command_line(argv: list[str], refused: Refused) -> None:
+    assert "--help" in refused(*argv)
 
 
 def sources_of(folder: Path) -> list[dict[str, Any]]:

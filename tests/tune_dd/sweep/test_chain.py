@@ -1,9 +1,13 @@
-"""--phase all on a text so small that dropout pays: stopped in the middle, resumed, and one report at the end."""
+"""--phase all on a text so small that dropout pays: stopped in the middle, resumed, and one report at the end.
+
+What the documents build on a finished chain is run on this one: to fit, advise, hold out, search, save and write up.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,39 +16,46 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from documented_runs import CHAIN, STEPS, STUDY, TINY
+from documents_support import newest, normalised
 from tests_support import TINY_REGIME, synthetic_text
 
 from tune_dd import artifacts
+from tune_dd.builtin_regimes import REGIMES
 from tune_dd.sweep.__main__ import main
 
+# So that dropout pays: few tokens, many passes over them.
 CHANGES = {
-    'models = ["L1_H2_D16"]': 'models = ["L1_H2_D16"]\nscreen_models = ["L1_H2_D16", "L1_H2_D32"]',
+    'models = ["L1_H2_D16"]': 'models = ["L1_H2_D32"]\ncalibration_models = ["L1_H2_D32", "L2_H2_D64"]',
     "prefixes = [400, 800]": "prefixes = [800, 1200]\nstream_steps = 40\nstream_seeds = [5, 6]",
-    "readouts = [640, 1280]": "readouts = [12800, 19200]",
+    "readouts = [640, 1280]": "readouts = [6400, 12800]",
     "dropouts = [0.0, 0.2]": "dropouts = [0.0, 0.1, 0.3, 0.5, 0.7]\nstream_dropouts = [0.0, 0.2]",
     "seeds = [0]": "seeds = [0, 1]",
 }
-OPTIONS = ["tiny.toml", "--device", "cpu", "--phase", "all"]
+ANCHOR = ["--anchors", "down=0.4,0.1"]  # beside what is documented
+OPTIONS = [TINY, "--device", "cpu", "--phase", "all"]
 
 
 def prepare(folder: Path) -> None:
+    """The tiny regime, whose full and pocket scales are the same, and its text."""
     text = TINY_REGIME
     for old, new in CHANGES.items():
         assert old in text
         text = text.replace(old, new)
-    (folder / "tiny.toml").write_text(text, encoding="utf-8")
+    scale = text[text.index("[scales.full]") :]
+    (folder / TINY).write_text(text + scale.replace("scales.full", "scales.pocket"), encoding="utf-8")
     (folder / "text.txt").write_text(synthetic_text(120), encoding="utf-8")
 
 
-@pytest.mark.timeout(600)  # some 40 s of work, and whatever else the machine does
-def test_a_chain_is_stopped_and_goes_on_to_one_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(tmp_path)
-    argv = [sys.executable, "-m", "tune_dd.sweep", *OPTIONS, "--anchors", "down=0.4,0.1"]
-    process = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A chain that was stopped in its second phase and resumed: where it lies, and what the rest of it printed."""
+    folder = tmp_path_factory.mktemp("chain")
+    prepare(folder)
+    argv = [sys.executable, *CHAIN.words(folder)[1:], *ANCHOR]
+    process = subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not list(tmp_path.glob("ray_results/tiny-confirm-full/*/journals/*.safetensors")):
+    while not list(folder.glob("ray_results/tiny-confirm-pocket/*/journals/*.safetensors")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -52,14 +63,23 @@ def test_a_chain_is_stopped_and_goes_on_to_one_report(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     (resume,) = re.findall(r"python -m (tune_dd\.sweep --phase all --resume \S+)", out)
-    (chain,) = tmp_path.glob("ray_results/tiny-all-full/*/chain.json")
-    assert sorted(json.loads(chain.read_text())["runs"]) == ["confirm", "screen"]
+    (state,) = folder.glob("ray_results/tiny-all-pocket/*/chain.json")
+    assert sorted(json.loads(state.read_text())["runs"]) == ["confirm", "screen"]
 
     done = subprocess.run(
-        [sys.executable, "-m", *resume.split()], cwd=tmp_path, capture_output=True, text=True, timeout=500
+        [sys.executable, "-m", *resume.split()], cwd=folder, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr
-    state = json.loads(chain.read_text())
+    return folder, done.stdout
+
+
+@pytest.mark.timeout(600)  # some 40 s of work, and whatever else the machine does
+def test_a_chain_is_stopped_and_goes_on_to_one_report(
+    chain: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, told = chain
+    (path,) = folder.glob("ray_results/tiny-all-pocket/*")
+    state = json.loads((path / "chain.json").read_text())
     assert state["finished"]
     assert list(state["runs"]) == ["calibrate", "confirm", "screen", "stream"]  # JSON's keys are sorted
     assert [(d["step"], d["chosen"] is not None) for d in state["decisions"]] == [
@@ -69,7 +89,7 @@ def test_a_chain_is_stopped_and_goes_on_to_one_report(
     ]
     chosen = state["decisions"][0]["chosen"]
     rows = {
-        phase: [row for _, row in artifacts.read_rows(chain.parent / run / artifacts.METRICS)]
+        phase: [row for _, row in artifacts.read_rows(path / run / artifacts.METRICS)]
         for phase, run in state["runs"].items()
     }
     assert {row["model"] for row in rows["confirm"]} == {row["model"] for row in rows["stream"]} == {chosen}
@@ -77,26 +97,62 @@ def test_a_chain_is_stopped_and_goes_on_to_one_report(
     assert {row["condition"] for row in rows["stream"]} == {
         "law", "reversed_law", "linear_decay", "static_0.00", "static_0.20", "down"
     }  # fmt: skip
-    law = json.loads((chain.parent / "law" / "coefficients.json").read_text())
+    law = json.loads((path / "law" / "coefficients.json").read_text())
     assert len({cell["model"] for cell in law["cells"]}) == 2
     for name in ("report.html", "comparison.csv", "model_selection.csv", "coefficients.json"):
-        assert (chain.parent / name).stat().st_size > 0, name
-    selection = pd.read_csv(chain.parent / "model_selection.csv")
+        assert (path / name).stat().st_size > 0, name
+    selection = pd.read_csv(path / "model_selection.csv")
     assert set(selection["phase"]) == {"confirm", "calibrate"}
-    assert "decision after confirm: " in done.stdout
-    assert done.stdout.rstrip().splitlines()[-1].startswith("report: ")
-    assert "next: " not in done.stdout  # the chain itself goes on
-    monkeypatch.chdir(tmp_path)
+    assert "decision after confirm: " in told
+    assert told.rstrip().splitlines()[-1].startswith("report: ")
+    assert "next: " not in told  # the chain itself goes on
+    monkeypatch.chdir(folder)
     assert main(["--list"]) == 0
     listed = capsys.readouterr().out.splitlines()[-1]
     assert listed.split() == [
-        str(chain.parent.relative_to(tmp_path)),
+        str(path.relative_to(folder)),
         "screen",
         "confirm",
         "calibrate",
         "stream",
         "finished",
     ]
+
+
+def neutral(command: str) -> list[str]:
+    """A command's words without the regime's name, its runs' times, and the size that a chain has chosen."""
+    words = [
+        re.sub(rf"^(ray_results/)?({'|'.join(REGIMES)}|tiny)(\.toml|(?=-)|$)", r"\1REGIME", word)
+        for word in shlex.split(normalised(command))
+    ]
+    chosen = words.index("--models") + 1 if {"calibrate", "stream"} & set(words) and "--models" in words else None
+    return [word if index != chosen else "MODEL" for index, word in enumerate(words)]
+
+
+@pytest.mark.timeout(600)
+def test_the_phases_of_the_chain_are_the_documented_commands(chain: tuple[Path, str]) -> None:
+    study, _ = chain
+    for documented, phase in STEPS:
+        config = artifacts.read_json(newest(study, f"tiny-{phase}-pocket") / artifacts.CONFIG)
+        recorded = neutral(config["command"].replace(f"{study}/", "").replace(f" {' '.join(ANCHOR)}", ""))
+        words = neutral(documented)
+        if "REGIME" in shlex.split(documented):  # what a user types; the chain names scale, device and the rest besides
+            left = iter(recorded)
+            assert all(word == "RUN" or word in left for word in words), (documented, recorded)
+            assert "RUN" not in words or recorded[recorded.index(words[words.index("RUN") - 1]) + 1].startswith("ray_")
+        else:
+            assert words == recorded
+
+
+@pytest.mark.timeout(600)  # some 30 s of work, and whatever else the machine does
+def test_what_is_built_on_a_chain_in_the_order_of_the_documents(chain: tuple[Path, str]) -> None:
+    study, told = chain
+    assert re.search(CHAIN.prints, told)
+    assert list(study.glob(CHAIN.leaves))
+    for run in STUDY:
+        run.check(study)
+    numbers = (study / "paper" / "paper_results_summary.json").read_text()
+    assert "tiny-stream-pocket" in numbers
 
 
 @pytest.mark.parametrize(
