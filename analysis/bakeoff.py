@@ -25,7 +25,7 @@ from analysis.terminal import interval_text, make_console, new_table
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import METRICS as TABLE
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, P_MIN, Array
+from tune_dd.laws import LAWS, P_MAX, P_MIN, REFERENCE_LAW, Array
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
@@ -285,7 +285,7 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
     if best is not None:
         return best, f"It has the least mean regret on every kind of hold-out ({told})."
     return (
-        DEFAULT_LAW,
+        REFERENCE_LAW,
         f"No form has the least mean regret on every kind of hold-out ({told}): the reference form stays.",
     )
 
