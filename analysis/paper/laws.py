@@ -74,7 +74,7 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
     return Table(
         name=f"laws-{evidence}",
         caption=(
-            f"The fitted laws (where no other form is named, {DEFAULT_LAW.replace('_', ' ')}): coefficients with intervals at the 95 % "
+            f"The fitted laws (where no other form is named, {default}): coefficients with intervals at the 95 % "
             "level, interior cells of all, root mean square miss on the interior cells (dropout), scatter of the cells "
             f"about the law beyond noise (standard deviation, dropout). {class_words(studies)}",
         ),
