@@ -23,7 +23,7 @@ from pathlib import Path
 from analysis.tables import newest_run
 from tune_dd.arguments import OneLineParser
 from tune_dd.errors import UserError
-from tune_dd.laws import LAWS
+from tune_dd.laws import DEFAULT_LAW, LAWS
 
 STORAGE = Path("ray_results")
 
@@ -88,7 +88,7 @@ def parser() -> OneLineParser:
     add("runs", nargs="*", type=Path, metavar="RUN", help="run folders or metrics.jsonl files (default: the newest)")
     add("--storage", type=Path, default=STORAGE, help="where to look for the newest run (default: %(default)s)")
     add("--out", type=Path, help="folder for the files (default: the run's; for several, combined/ beside the first)")
-    add("--law", choices=sorted(LAWS), help="fit this law and no other (default: interaction, else first_order)")
+    add("--law", choices=sorted(LAWS), help=f"fit this law and no other (default: {DEFAULT_LAW}, else first_order)")
     margin = "plateau columns only, not the law: margin in nats per token (default: one pooled paired standard error)"
     add("--margin", type=float, help=margin)
     draws = "bootstrap draws behind every interval: optima, coefficients, comparison (default: %(default)s)"

@@ -25,7 +25,7 @@ from analysis.terminal import interval_text, make_console, new_table
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import METRICS as TABLE
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, P_MIN, Array
+from tune_dd.laws import LAWS, P_MAX, P_MIN, REFERENCE_LAW, Array
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
@@ -56,7 +56,7 @@ class Study:
 
     Attributes:
         calibrations: place -> rows of the runs that laws are fitted to.
-        holdouts: place -> rows of the static runs that a law was frozen for beforehand.
+        holdouts: place -> rows of the static runs that laws were frozen for beforehand.
         streams: the streams that a law was frozen for.
     """
 
@@ -65,14 +65,18 @@ class Study:
     streams: tuple[Stream, ...]
 
 
-def sort_runs(experiments: Sequence[Experiment]) -> Study:
+def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Study:
     """Sort runs into calibrations, hold-outs and streams, by phase and by whether a law was frozen for them.
+
+    Args:
+        every: keep the static hold-outs that fewer forms were frozen for than for others. By default they are left out,
+            so that no form is judged on a hold-out that had been seen before the form was made.
 
     Raises:
         UserError: there is no calibration among them.
     """
     calibrations: dict[Place, list[pd.DataFrame]] = {}
-    holdouts: dict[Place, list[pd.DataFrame]] = {}
+    holdouts: list[tuple[set[str], Place, pd.DataFrame]] = []
     streams = []
     for experiment in experiments:
         laws = {config.get("run_id"): config.get("coefficients") for config in experiment.configs}
@@ -81,12 +85,21 @@ def sort_runs(experiments: Sequence[Experiment]) -> Study:
             if phase in ("confirm", "calibrate"):
                 for key, own in rows.groupby(list(PLACE)):
                     regime, scale, tokenizer = map(str, key)
-                    (holdouts if frozen else calibrations).setdefault((regime, scale, tokenizer), []).append(own)
+                    place = (regime, scale, tokenizer)
+                    if frozen:
+                        holdouts.append(({law["law"] for law in frozen}, place, own))
+                    else:
+                        calibrations.setdefault(place, []).append(own)
             elif phase == "stream" and frozen:
                 streams.append(Stream(rows, {law["condition"]: law["law"] for law in frozen}))
     if not calibrations:
         raise UserError("no calibrate or confirm run among them: name runs that a law can be fitted to")
-    return Study(_join(calibrations), _join(holdouts), tuple(streams))
+    most = max((len(frozen) for frozen, _, _ in holdouts), default=0)
+    kept: dict[Place, list[pd.DataFrame]] = {}
+    for frozen, place, own in holdouts:
+        if every or len(frozen) == most:
+            kept.setdefault(place, []).append(own)
+    return Study(_join(calibrations), _join(kept), tuple(streams))
 
 
 def _join(parts: Mapping[Place, Sequence[pd.DataFrame]]) -> dict[Place, pd.DataFrame]:
@@ -285,7 +298,7 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
     if best is not None:
         return best, f"It has the least mean regret on every kind of hold-out ({told})."
     return (
-        DEFAULT_LAW,
+        REFERENCE_LAW,
         f"No form has the least mean regret on every kind of hold-out ({told}): the reference form stays.",
     )
 
@@ -303,7 +316,7 @@ def laws_command(arguments: Sequence[str]) -> int:
     runs = options.runs or sorted(path.parent for path in options.results.glob(f"**/{TABLE}"))
     if not runs:
         raise UserError(f"no run below {options.results}: name runs, or --results FOLDER")
-    study = sort_runs([load_experiment([run]) for run in runs])
+    study = sort_runs([load_experiment([run]) for run in runs], every=options.every)
     every = judge_cells(study, seed=options.seed)
     cells = summarise_cells(every, seed=options.seed) if len(every) else every
     streams = judge_streams(study, n_bootstrap=options.bootstrap, seed=options.seed)
@@ -358,6 +371,7 @@ def parser() -> OneLineParser:
         help="calibrate, confirm and stream runs (default: all of --results)",
     )
     add("--results", type=Path, default=Path("ray_results/saved"), help="where to look for runs (default: %(default)s)")
+    add("--every", action="store_true", help="judge on hold-outs too that fewer forms were frozen for than for others")
     add("--bootstrap", type=int, default=2000, help="draws behind the streams' intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of every bootstrap (default: %(default)s)")
     add("--out", type=Path, metavar="FOLDER", help="write law_cells.* and law_streams.* there")

@@ -15,7 +15,7 @@ from analysis import robust
 from analysis.curves import coordinate
 from analysis.targets import Targets, check_rank, design_of, folds, make_targets, target_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, Law, design_rank, get_law
+from tune_dd.laws import P_MAX, P_MIN, REFERENCE_LAW, Array, Law, design_rank, get_law
 
 SCHEMA = 1
 LEVEL = 0.95
@@ -173,7 +173,7 @@ def fit_law(
     selection: pd.DataFrame | None,
     table: pd.DataFrame,
     *,
-    law: str = DEFAULT_LAW,
+    law: str = REFERENCE_LAW,
     fallback: str | None = None,
     n_bootstrap: int = 1000,
     seed: int = 0,

@@ -16,7 +16,7 @@ from analysis import robust
 from analysis.coefficients import problem_of
 from analysis.targets import MAX_FOLDS, Targets, folds, make_targets
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, Array, design_rank, get_law
+from tune_dd.laws import P_MAX, P_MIN, REFERENCE_LAW, Array, design_rank, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
 RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable", "odds", "onset")
@@ -26,7 +26,7 @@ def leave_one_cell_out(
     selection: pd.DataFrame | None,
     table: pd.DataFrame,
     *,
-    law: str = DEFAULT_LAW,
+    law: str = REFERENCE_LAW,
     seed: int = 0,
     p_min: float = P_MIN,
     p_max: float = P_MAX,
@@ -48,7 +48,7 @@ def leave_one_level_out(
     selection: pd.DataFrame | None,
     table: pd.DataFrame,
     *,
-    law: str = DEFAULT_LAW,
+    law: str = REFERENCE_LAW,
     by: str = "unique_tokens",
     level: int | None = None,
     seed: int = 0,

@@ -122,7 +122,7 @@ def analyse(
         paths: as ``load_experiment`` takes them.
         out: folder for the files; by default the run's own, and for several runs ``combined`` beside the first.
         law: name of the law to fit. Asked for by name, a design that cannot give it is an error; by default
-            the interaction law is tried, then the first-order one, and the result says which and why.
+            the default law is tried, then the first-order one, and the result says which and why.
         margin: plateau margin in nats per token; by default one pooled paired standard error.
         n_bootstrap, seed: draws of every bootstrap (optima, coefficients, comparison), and what seeds them.
         report: write report.html and figures/.

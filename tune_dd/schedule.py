@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, P_MAX, P_MIN, get_law
+from tune_dd.laws import P_MAX, P_MIN, REFERENCE_LAW, get_law
 from tune_dd.trial import static_condition
 
 
@@ -76,7 +76,7 @@ def law_path(
     unique_tokens: Sequence[int],
     sampled_tokens: Sequence[int],
     *,
-    law: str = DEFAULT_LAW,
+    law: str = REFERENCE_LAW,
     p_min: float = P_MIN,
     p_max: float = P_MAX,
     condition: str = "law",

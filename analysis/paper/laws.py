@@ -70,10 +70,11 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
         ]
         form = "" if law.law == DEFAULT_LAW else f" ({law.law.replace('_', ' ')})"
         rows.append([(study.label + form,), *values, cells, *errors])
+    default = DEFAULT_LAW.replace("_", " ")
     return Table(
         name=f"laws-{evidence}",
         caption=(
-            f"The fitted laws (where no other form is named, {DEFAULT_LAW}): coefficients with intervals at the 95 % "
+            f"The fitted laws (where no other form is named, {default}): coefficients with intervals at the 95 % "
             "level, interior cells of all, root mean square miss on the interior cells (dropout), scatter of the cells "
             f"about the law beyond noise (standard deviation, dropout). {class_words(studies)}",
         ),

@@ -66,6 +66,17 @@ def test_runs_are_sorted_by_whether_a_law_was_frozen_for_them(study: Study, runs
     assert len(next(iter(together.holdouts.values()))) == len(next(iter(study.holdouts.values())))
 
 
+def test_a_hold_out_that_some_forms_had_seen_is_left_out_unless_asked_for(
+    runs: dict[str, Path], synthetic: ModuleType, tmp_path: Path
+) -> None:
+    rows = synthetic.calibration(prefixes=(16_000,), models=(LARGE,), seeds=(8,), run_id="later")
+    config = {"run_id": "later", "coefficients": [LAW, {"condition": "law_onset", "law": "onset"}]}
+    later = synthetic.write_run(tmp_path / "later", rows, config=config)
+    experiments = [load_experiment([run]) for run in (runs["here"], runs["held"], later)]
+    for every, expected in ((False, {"later"}), (True, {"held", "later"})):
+        assert set(own(sort_runs(experiments, every=every).holdouts)["run_id"]) == expected
+
+
 def test_every_held_out_cell_is_of_one_kind(study: Study) -> None:
     cells = judge_cells(study, laws=("constant", "interaction"))
     own = cells[(cells["law"] == "interaction") & (cells["fitted_on"] == "pydocs")]

@@ -21,6 +21,7 @@ from analysis.report import Analysis, analyse, print_tables
 from analysis.terminal import STATUS_WORDS, selection_table
 from tune_dd.artifacts import read_json, read_rows
 from tune_dd.errors import UserError
+from tune_dd.laws import DEFAULT_LAW
 
 CONFIG: dict[str, Any] = {
     "command": "python -m tune_dd.sweep pydocs --quick",
@@ -89,7 +90,7 @@ def test_every_file_is_written_and_agrees_with_metrics(analysis: Analysis) -> No
         assert record["val_loss_mean"] == pytest.approx(np.mean(list(own.values())))
     selection = pd.read_csv(folder / "model_selection.csv")
     assert len(selection) == 6
-    assert read_json(folder / "coefficients.json")["law"] == "interaction"
+    assert read_json(folder / "coefficients.json")["law"] == DEFAULT_LAW
 
 
 def test_figures_come_as_png_svg_and_their_data(analysis: Analysis) -> None:

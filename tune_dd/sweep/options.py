@@ -14,7 +14,7 @@ from tune_dd.arguments import OneLineParser
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
-from tune_dd.laws import LAWS
+from tune_dd.laws import DEFAULT_LAW, LAWS
 from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import SCALES, Regime
 from tune_dd.sweep.frozen_law import FrozenLaw
@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         choices=sorted(LAWS),
         help="the form that is meant, where the coefficients serve several; again for further ones. "
-        "With --phase all: the form that is fitted (default: interaction)",
+        f"With --phase all: the form that is fitted (default: {DEFAULT_LAW})",
     )
     stream.add_argument("--transfer", action="store_true", help="the law may be of another regime or tokenizer")
     stream.add_argument("--stage-steps", type=int, metavar="N", help="optimizer steps of each stage")

@@ -118,7 +118,7 @@ def describe_memory(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
 
 
 def describe_design(plan: Plan, specs: tuple[TrialSpec, ...]) -> str:
-    """Rank and condition number of the reference law's design, should every cell have an optimum inside the grid."""
+    """Rank and condition number of the default law's design, should every cell have an optimum inside the grid."""
     law = get_law(DEFAULT_LAW)
     cells = sorted(
         {
