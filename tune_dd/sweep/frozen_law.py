@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.companions import PREDICTIONS
 from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.locked_stream import StreamGrid
 from search_spaces.space import Space
@@ -162,7 +161,7 @@ def write_predictions(
         )
     ]
     artifacts.write_json(
-        folder / PREDICTIONS,
+        folder / artifacts.PREDICTIONS,
         {
             "schema": artifacts.SCHEMA,
             "time": datetime.datetime.now().isoformat(timespec="seconds"),
