@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.painters import Painters
 from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity
@@ -46,7 +47,7 @@ from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.ray_process import RayProcess
-from tune_dd.sweep.report import print_plan, print_result
+from tune_dd.sweep.report import prepare_result, print_plan, print_result
 from tune_dd.sweep.runs import (
     RunFolder,
     find_runs,
@@ -143,14 +144,15 @@ def _run(search: Search, args: argparse.Namespace, ray: RayProcess, console: Con
 
     ``alone``: no chain goes on with the next phase, so the user is told the command of it.
     """
-    outcome = _search(search, args, ray, console)
-    try:
-        return _finish(search, outcome, console, alone=alone)
-    except KeyboardInterrupt:
-        console.print(
-            f"the report was interrupted; it is made again with\n  {resume_command(search.run)}", soft_wrap=True
-        )
-        return 130
+    with Painters() as painters:
+        outcome = _search(search, args, ray, painters, console)
+        try:
+            return _finish(search, outcome, painters, console, alone=alone)
+        except KeyboardInterrupt:
+            console.print(
+                f"the report was interrupted; it is made again with\n  {resume_command(search.run)}", soft_wrap=True
+            )
+            return 130
 
 
 def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console) -> Search | None:
@@ -274,7 +276,7 @@ def _same_corpus(config: dict[str, Any], plan: Plan, cache_folder: Path, run: Ru
     return corpus
 
 
-def _search(search: Search, args: argparse.Namespace, ray: RayProcess, console: Console) -> Outcome:
+def _search(search: Search, args: argparse.Namespace, ray: RayProcess, painters: Painters, console: Console) -> Outcome:
     plan = search.plan
     stored = search.config.get("options", {})
     keep_weights = args.keep_weights or bool(stored.get("keep_weights"))
@@ -299,12 +301,20 @@ def _search(search: Search, args: argparse.Namespace, ray: RayProcess, console: 
         keep_weights=keep_weights,
     )
     supervisor = Supervisor(
-        search.run, plan, context.to_dict(), state, progress, ray, hang_seconds=hang_seconds, suggestions=suggestions
+        search.run,
+        plan,
+        context.to_dict(),
+        state,
+        progress,
+        ray,
+        hang_seconds=hang_seconds,
+        suggestions=suggestions,
+        when_draining=lambda: prepare_result(painters),
     )
     return supervisor.search()
 
 
-def _finish(search: Search, outcome: Outcome, console: Console, *, alone: bool) -> int:
+def _finish(search: Search, outcome: Outcome, painters: Painters, console: Console, *, alone: bool) -> int:
     """Analyse, print, and turn the outcome into an exit code."""
     if outcome.signal is not None:
         # A chain names its own command.
@@ -312,7 +322,7 @@ def _finish(search: Search, outcome: Outcome, console: Console, *, alone: bool) 
         done = f"{outcome.finished} of {outcome.planned} trials are finished"
         console.print(f"stopped; {done}{how}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
-    print_result(console, search.run, search.plan, outcome, alone=alone)
+    print_result(console, search.run, search.plan, outcome, painters, alone=alone)
     missing = outcome.planned - outcome.finished - len(outcome.crashed)
     if missing > 0:
         console.print(

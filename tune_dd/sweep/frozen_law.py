@@ -88,6 +88,8 @@ def read_laws(
         UserError: a file is missing or damaged, or of another regime while ``transfer`` is not set; no file
             has the coefficients of a form that is asked for.
     """
+    if not sources and not forms:
+        return ()
     from analysis.advise import read_coefficients  # imported where it is needed: it takes a second
 
     files: list[tuple[str, str, Coefficients]] = []

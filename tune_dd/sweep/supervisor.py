@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ class Supervisor:
         ray: the scheduler process, started or not.
         hang_seconds: a trial that has not moved for so long is given up.
         suggestions: where its trials come about as it goes.
+        when_draining: called once, as soon as fewer trials are left than can run at a time, or none.
     """
 
     def __init__(
@@ -77,10 +78,12 @@ class Supervisor:
         *,
         hang_seconds: float,
         suggestions: Suggestions | None = None,
+        when_draining: Callable[[], None] = lambda: None,
     ) -> None:
         self.run, self.plan, self.context = run, plan, context
         self.state, self.progress, self.ray = state, progress, ray
         self.hang_seconds, self.suggestions = hang_seconds, suggestions
+        self._when_draining: Callable[[], None] | None = when_draining
         self._signals: list[int] = []
         self._next_table = 0.0
         self._sharing = Sharing.of(state.specs.values())
@@ -222,6 +225,9 @@ class Supervisor:
                 self._stop()
                 return
             self._end_hung_trials(now)
+            if self._when_draining is not None and len(self.state.unfinished) < self.plan.n_devices:
+                self._when_draining()
+                self._when_draining = None
             with contextlib.suppress(queue.Empty):
                 event = self.ray.events.get(timeout=_POLL_SECONDS)
                 if event["event"] == "ready":
