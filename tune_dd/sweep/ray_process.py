@@ -124,6 +124,9 @@ class RayProcess:
     def end(self) -> None:
         """End the scheduler and every Ray process; remove what they leave in the temp folder."""
         child, temp = self._child, self._temp
+        if temp is not None and self._run is not None:
+            with contextlib.suppress(OSError):
+                append_log(temp / _EARLY_LOG, self._run.log)  # the process may remove it as it ends
         if child is not None:
             with contextlib.suppress(OSError):
                 assert child.stdin is not None
@@ -134,9 +137,6 @@ class RayProcess:
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         if temp is not None:
-            if self._run is not None:
-                with contextlib.suppress(OSError):
-                    append_log(temp / _EARLY_LOG, self._run.log)
             shutil.rmtree(temp, ignore_errors=True)
         self._child = self._temp = self._run = None
 
