@@ -9,6 +9,7 @@ of JSON on standard output; whatever Ray prints goes to standard error, which th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -16,6 +17,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ LOCAL_RAY_ENVIRONMENT = {
 # counts as crashed.
 MAX_WORKER_DEATHS = 3
 Feed = queue.SimpleQueue[dict[str, Any] | None]
+_NODE_SECONDS = 20.0
 _WORKER_SECONDS = 20.0  # nothing is lost but time where workers take longer
 _OBJECT_STORE_BYTES = 80 * 2**20  # rows are all that passes through it; Ray's minimum is 75 MB
 
@@ -84,8 +87,6 @@ def main() -> int:
             )
             return 1
     threading.Thread(target=_watch_ray, args=(address,), daemon=True).start()
-    import ray.tune  # before there is a search: it takes half a second
-
     if address == "local":
         _take_waiting_workers(start)
     request = fed.get()
@@ -96,6 +97,29 @@ def main() -> int:
     send("done")
     ray.shutdown()
     return 0
+
+
+def _use_the_wait() -> None:
+    """Load Tune while a local Ray's node comes up, which takes over a second, and go on as soon as it is there.
+
+    Ray itself looks once a second. Where a Ray has no such method, both happen later.
+    """
+    from ray._private.node import Node
+
+    start: Callable[..., None] | None = getattr(Node, "start_ray_processes", None)
+    if start is None:
+        return
+
+    def start_and_wait(node: Any) -> None:
+        start(node)
+        import ray.tune  # noqa: F401
+
+        deadline = time.monotonic() + _NODE_SECONDS
+        with contextlib.suppress(Exception):  # Ray's own look tells what is wrong
+            while not node.get_gcs_client().get_all_node_info() and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+    Node.start_ray_processes = start_and_wait
 
 
 def _take_waiting_workers(start: dict[str, Any]) -> None:
@@ -131,6 +155,7 @@ def _connect(start: dict[str, Any]) -> None:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     if start["address"] == "local":
         _leave_out_what_no_search_uses()
+        _use_the_wait()
         resources = dict(start["cluster"])
         ray.init(
             address="local",
@@ -203,8 +228,6 @@ def _end_with_the_command(ray_temp: str, fed: Feed) -> None:
 
 def kill_ray() -> None:
     """End the Ray processes that this one started. Where the kernel ties them to us they die anyway."""
-    import contextlib
-
     ray = sys.modules.get("ray")
     if ray is None:
         return
