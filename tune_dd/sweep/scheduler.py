@@ -34,6 +34,8 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Tune's own state, which it would write for up to a twentieth of the time: nothing reads it, the journals remember.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 # Usage statistics off, one of Ray's processes still asks the metadata services of three clouds where it runs
