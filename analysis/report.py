@@ -343,10 +343,9 @@ def write(
         files += write_pair(folder, COMPARISON, analysis.comparison)
     if analysis.search is not None:
         files += write_pair(folder, SEARCH, analysis.search.history, analysis.search.to_dict())
-    path = folder / COEFFICIENTS
     if analysis.coefficients is not None:
-        write_json(path, analysis.coefficients.to_dict())
-        files.append(path)
+        write_json(folder / COEFFICIENTS, analysis.coefficients.to_dict())
+        files.append(folder / COEFFICIENTS)
     if export:
         files += exports.write_table(analysis.experiment.table, folder)
     if optuna:

@@ -48,15 +48,7 @@ from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.ray_process import RayProcess
 from tune_dd.sweep.report import prepare_result, print_plan, print_result
-from tune_dd.sweep.runs import (
-    RunFolder,
-    find_runs,
-    group_name,
-    hold,
-    new_folder,
-    resume_command,
-    shown_path,
-)
+from tune_dd.sweep.runs import RunFolder, find_runs, group_name, hold, new_folder, resume_command, shown_path
 from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.sweep.supervisor import Outcome, Supervisor
