@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -225,6 +226,9 @@ def _end_with_the_command(ray_temp: str, fed: Feed) -> None:
             fed.put(json.loads(line))
     kill_ray()
     shutil.rmtree(ray_temp, ignore_errors=True)
+    # With all that was just being started: one of Ray's agents looks for its raylet only now and then.
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
