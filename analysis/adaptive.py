@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.companions import SUGGESTIONS
-from tune_dd.artifacts import read_json
+from tune_dd.artifacts import SUGGESTIONS, read_json
 from tune_dd.errors import UserError
 
 REASONS = {

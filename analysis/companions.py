@@ -10,11 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from tune_dd.artifacts import TRACE, read_json
+from tune_dd.artifacts import PREDICTIONS, SUGGESTIONS, TRACE, read_json
 from tune_dd.errors import UserError
 
-PREDICTIONS = "predictions.json"
-SUGGESTIONS = "suggestions.json"
 POINT_KEYS = {"index", "condition", "role", "params", "coefficients", "dropouts"}
 SUGGESTION_KEYS = ("space", "law", "sampler", "objective", "search_seed", "seeds", "bounds")
 TRACE_COLUMNS: dict[str, type | tuple[type, ...]] = {"trial_id": str, "step": int, "train_loss": (int, float)}

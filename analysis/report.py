@@ -13,6 +13,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from analysis.companions import outcomes, read_predictions, read_trace
+from analysis.painters import Painters
 from analysis.tables import Experiment, load_experiment
 from analysis.terminal import print_tables
 from tune_dd.artifacts import write_atomic, write_json, write_text_atomic
@@ -319,13 +320,21 @@ def pictures(analysis: Analysis) -> list[tuple[str, Picture]]:
 
 
 def write(
-    analysis: Analysis, *, report: bool = True, export: bool = True, optuna: bool = False, tensorboard: bool = False
+    analysis: Analysis,
+    *,
+    report: bool = True,
+    export: bool = True,
+    optuna: bool = False,
+    tensorboard: bool = False,
+    painters: Painters | None = None,
 ) -> Analysis:
-    """Write the files of an analysis; returns it with ``files`` filled in."""
+    """Write the files of an analysis; returns it with ``files`` filled in. ``painters``: who helps to draw."""
     from analysis import exports
 
     folder = analysis.folder
-    shown = [(section, picture, *drawn(picture)) for section, picture in pictures(analysis)] if report else []
+    found = pictures(analysis) if report else []
+    drawn = (painters or Painters()).draw([picture for _, picture in found]) if found else []
+    shown = [(section, picture, *images) for (section, picture), images in zip(found, drawn, strict=True)]
     make_folder(folder / FIGURES if report else folder)
     files = [*write_pair(folder, SUMMARY, analysis.summary, per_seed(analysis))]
     if len(analysis.selection):
@@ -334,10 +343,9 @@ def write(
         files += write_pair(folder, COMPARISON, analysis.comparison)
     if analysis.search is not None:
         files += write_pair(folder, SEARCH, analysis.search.history, analysis.search.to_dict())
-    path = folder / COEFFICIENTS
     if analysis.coefficients is not None:
-        write_json(path, analysis.coefficients.to_dict())
-        files.append(path)
+        write_json(folder / COEFFICIENTS, analysis.coefficients.to_dict())
+        files.append(folder / COEFFICIENTS)
     if export:
         files += exports.write_table(analysis.experiment.table, folder)
     if optuna:
@@ -355,12 +363,6 @@ def write(
         write_text_atomic(folder / REPORT, render_page(analysis, [(s, p, svg) for s, p, svg, _ in shown]))
         files += [folder / FIGURES, folder / REPORT]
     return replace(analysis, files=tuple(files))
-
-
-def drawn(picture: Picture) -> tuple[str, bytes]:
-    from analysis.drawing import render
-
-    return render(picture)
 
 
 def make_folder(folder: Path) -> None:

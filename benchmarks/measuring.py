@@ -80,6 +80,29 @@ def memory_bytes(field: str, pid: int | str = "self") -> int:
     return sum(int(kilobytes) * 1024 for kilobytes in re.findall(rf"{field}:\s+(\d+) kB", status))
 
 
+def tree_cpu(root: int) -> dict[int, tuple[str, float]]:
+    """Command line and cpu seconds so far of a process and of all that descend from it (Linux; elsewhere none)."""
+    found: dict[int, tuple[int, float]] = {}
+    tick = os.sysconf("SC_CLK_TCK")
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        found[int(entry.parent.name)] = (int(fields[1]), (int(fields[11]) + int(fields[12])) / tick)
+    tree = {root} & set(found)
+    while more := {pid for pid, (parent, _) in found.items() if parent in tree} - tree:
+        tree |= more
+    lines = {}
+    for pid in tree:
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        lines[pid] = (line, found[pid][1])
+    return lines
+
+
 def spread(values: list[float]) -> str:
     """Median and range, as the tables print them."""
     return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"

@@ -1,11 +1,16 @@
 """A pocket search against the same trials in a bare loop without Ray, and what a search costs beside training.
 
-- ``command``: the whole command, from its start to its report, against ``bare_loop``: a process per core that takes
-  the same trials of the same plan one after the other, journals and snapshots included. In pairs, one after the other.
+- ``quick`` and ``pocket``: the whole command, from its start to its report, against ``bare_loop``: a process per core
+  that takes the same trials of the same plan one after the other, journals and snapshots included. In pairs, one after
+  the other. What the command adds is seconds whatever is trained, so it is told of the 24 trials of ``--quick`` and of
+  as many, the same cells, of the largest model that the pocket scale has (in its screen), which take longer.
 - ``first_step``: from the command to the first heartbeat that tells of a training step; heartbeats are half a
   second apart, so that it is told up to that much late.
-- ``readout``: what a trial spends on journalling and reporting a read-out, against the training before it. The report
-  is Tune's, timed inside a worker, from the call until Tune has processed it and lets the trial go on.
+- ``cpu_seconds``: of the command's parts, last looked at while each was there: the trials' workers, the command itself
+  with those who help it to draw, Tune's driver, and Ray's own processes; and of the bare loop.
+- ``readout``: what a trial's training waits for at a read-out, and the cpu time that journal and report take of the
+  worker beside it and of Tune's driver, against the training between two read-outs. The report is Tune's, made inside
+  a worker.
 - ``memory``: resident memory of the process that holds a search's state, fed a thousand finished journals. Ray's
   own processes are not in it.
 - ``planning``: a plan of 10,000 trials with its costs, its hash and its config.json, written and read back.
@@ -16,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,10 +32,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks.analysis import row
-from benchmarks.measuring import REPOSITORY, machine, memory_bytes, run_python, spread
+from benchmarks.measuring import REPOSITORY, machine, memory_bytes, run_python, spread, tree_cpu
 from benchmarks.trials import trial_run
 from search_spaces.space import DataIdentity
 from tune_dd import artifacts, journal
+from tune_dd.builtin_regimes import QUICK_DROPOUTS, QUICK_SEEDS
 from tune_dd.corpus import prepare_corpus
 from tune_dd.device import open_device
 from tune_dd.regimes import ModelSpec
@@ -38,13 +45,23 @@ from tune_dd.sweep.options import choose_plan, choose_regime, parse
 from tune_dd.sweep.runs import RunFolder, find_runs
 from tune_dd.sweep.state import SearchState
 
-SEARCH = ("--quick",)
-TOY_SEARCH = ("--quick", "--prefixes", "4k,8k", "--dropouts", "0,0.3", "--readouts", "8192,16384", "--seeds", "0")
+PAIRS = 5
+QUICK = ("--quick",)
+POCKET = (
+    *("pydocs", "--scale", "pocket", "--device", "cpu", "--models", "L3_H4_D96"),
+    *("--dropouts", ",".join(map(str, QUICK_DROPOUTS)), "--seeds", ",".join(map(str, QUICK_SEEDS))),
+)
+TOY = ("--prefixes", "4k,8k", "--dropouts", "0,0.3", "--readouts", "8192,16384", "--seeds", "0")
 MEMORY_STEP = 100  # trials between two looks at the memory
+LOOK_SECONDS = 0.5  # between two looks at the processes of a command
+PARTS = {"workers": "ray::ImplicitFunc", "driver": "tune_dd.sweep.scheduler", "ray": "/ray/|ray::"}
 
 
-def timed_command(words: tuple[str, ...], folder: Path) -> dict[str, float]:
-    """Seconds of ``python -m tune_dd.sweep WORDS`` and until its first training step; the corpus is cached."""
+def timed_command(words: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Seconds of ``python -m tune_dd.sweep WORDS``, until its first training step, and cpu seconds of its parts.
+
+    The corpus is cached.
+    """
     log = folder / "command.log"
     storage = folder / "runs"
     began = time.perf_counter()
@@ -57,14 +74,23 @@ def timed_command(words: tuple[str, ...], folder: Path) -> dict[str, float]:
             stderr=subprocess.STDOUT,
         )
         first: float | None = None
+        processes: dict[int, tuple[str, float]] = {}
+        next_look = began
         while child.poll() is None:
+            now = time.perf_counter()
             if first is None and has_stepped(storage):
-                first = time.perf_counter() - began
+                first = now - began
+            if now >= next_look:
+                next_look = now + LOOK_SECONDS
+                processes |= tree_cpu(child.pid)
             time.sleep(0.02)
     seconds = time.perf_counter() - began
     if child.returncode or first is None:
         raise RuntimeError(f"the search failed:\n{log.read_text()}")
-    return {"seconds": seconds, "first_step": first}
+    cpu = dict.fromkeys((*PARTS, "command"), 0.0)
+    for line, spent in processes.values():
+        cpu[next((part for part, pattern in PARTS.items() if re.search(pattern, line)), "command")] += spent
+    return {"seconds": seconds, "first_step": first, "cpu_seconds": cpu}
 
 
 def has_stepped(storage: Path) -> bool:
@@ -80,7 +106,7 @@ def has_stepped(storage: Path) -> bool:
 
 def searches(words: tuple[str, ...], repeats: int) -> dict[str, Any]:
     """The command and the bare loop in pairs; and the seconds of training between two read-outs."""
-    found: dict[str, list[float]] = {"command": [], "bare_loop": [], "first_step": []}
+    found: dict[str, list[Any]] = {"command": [], "bare_loop": [], "first_step": [], "cpu": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = (*words, "--cache-dir", str(folder / "cache"))
@@ -90,11 +116,11 @@ def searches(words: tuple[str, ...], repeats: int) -> dict[str, Any]:
             place.mkdir()
             timed = timed_command(words, place)
             run = next(find_runs(place / "runs"))
-            began = time.perf_counter()
-            run_python("-m", "benchmarks.bare_loop", str(run.path), str(place / "bare"))
-            found["bare_loop"].append(time.perf_counter() - began)
+            bare = run_python("-m", "benchmarks.bare_loop", str(run.path), str(place / "bare"))
+            found["bare_loop"].append(bare.seconds)
             found["command"].append(timed["seconds"])
             found["first_step"].append(timed["first_step"])
+            found["cpu"].append(timed["cpu_seconds"] | {"bare_loop": bare.cpu_seconds})
         specs = planning.from_config(run.config(), run.path)[1]
         intervals = []
         for spec in specs:
@@ -109,7 +135,9 @@ def searches(words: tuple[str, ...], repeats: int) -> dict[str, Any]:
         "bare_loop_seconds": found["bare_loop"],
         "command_over_bare_loop": ratios,
         "first_step_seconds": found["first_step"],
+        "cpu_seconds": {part: [cpu[part] for cpu in found["cpu"]] for part in found["cpu"][0]},
         "readout_interval_seconds": median(intervals),
+        "readout": readout_costs(specs[0].model, 5 * repeats),
     }
 
 
@@ -127,20 +155,12 @@ def cache_text(words: tuple[str, ...], cache: Path) -> None:
     )
 
 
-def readout_costs(repeats: int) -> dict[str, Any]:
-    """Seconds that a read-out spends on its journal, and on its report to Tune."""
-    run = trial_run(ModelSpec(2, 2, 64), open_device("cpu", 1))
-    run.advance(2)
-    rows = [row(run.spec, number, step, 4.0) for number, step in enumerate(run.spec.stages[0].readout_steps)]
-    seconds = []
-    with tempfile.TemporaryDirectory() as name:
-        for _ in range(repeats + 1):
-            tensors, counters = run.state()
-            began = time.perf_counter()
-            journal.write_journal(Path(name), run.spec, step=2, rows=rows[:-1], counters=counters, tensors=tensors)
-            seconds.append(time.perf_counter() - began)
-    reports = json.loads(run_python("-m", "benchmarks.tune_report", str(repeats)).output.splitlines()[-1])
-    return {"journal_seconds": seconds[1:], "report_seconds": reports}
+def readout_costs(model: ModelSpec, repeats: int) -> dict[str, list[float]]:
+    """What each of so many read-outs takes of a trial of the model and of Tune's driver: ``benchmarks.tune_report``."""
+    found: dict[str, list[float]] = json.loads(
+        run_python("-m", "benchmarks.tune_report", model.name, str(repeats)).output.splitlines()[-1]
+    )
+    return found
 
 
 def state_memory(n_trials: int) -> dict[str, Any]:
@@ -200,10 +220,10 @@ def planning_costs(n_trials: int, repeats: int) -> dict[str, Any]:
     return {"trials": cost.n_trials, "cpu_seconds": seconds}
 
 
-def measure(words: tuple[str, ...], *, repeats: int, memory_trials: int, planned: int) -> dict[str, Any]:
+def measure(pairs: dict[str, tuple[str, ...]], *, repeats: int, memory_trials: int, planned: int) -> dict[str, Any]:
+    """``pairs``: name of a search -> its words."""
     return {
-        "search": searches(words, repeats),
-        "readout": readout_costs(5 * repeats),
+        "searches": {name: searches(words, repeats) for name, words in pairs.items()},
         "memory": state_memory(memory_trials),
         "planning": planning_costs(planned, repeats),
     }
@@ -212,23 +232,35 @@ def measure(words: tuple[str, ...], *, repeats: int, memory_trials: int, planned
 def run(*, quick: bool = False) -> dict[str, Any]:
     where = machine()
     if quick:
-        figures = measure(TOY_SEARCH, repeats=1, memory_trials=200, planned=1_000)
+        pairs = {"quick": (*QUICK, *TOY), "pocket": (*POCKET, *TOY)}
+        figures = measure(pairs, repeats=1, memory_trials=200, planned=1_000)
     else:
-        figures = measure(SEARCH, repeats=5, memory_trials=1_000, planned=10_000)
-    search, readout, memory, plan = (figures[name] for name in ("search", "readout", "memory", "planning"))
-    print(f"{search['trials']} trials, in pairs: medians and ranges")
+        figures = measure({"quick": QUICK, "pocket": POCKET}, repeats=PAIRS, memory_trials=1_000, planned=10_000)
+    for name, search in figures["searches"].items():
+        show(name, search)
+    memory, plan = figures["memory"], figures["planning"]
+    first, last = memory["resident_bytes"][0], memory["resident_bytes"][-1]
+    print(
+        f"state of {memory['trials']:,} trials        {first / 1e6:.0f} MB at the first, {last / 1e6:.0f} at the last"
+    )
+    print(f"planning {plan['trials']:,} trials       {spread(plan['cpu_seconds'])} s of cpu", flush=True)
+    return {**where, **figures}
+
+
+def show(name: str, search: dict[str, Any]) -> None:
+    print(f"{name}: {search['trials']} trials, in pairs: medians and ranges")
     print(f"  command                       {spread(search['command_seconds'])} s")
     print(f"  bare loop                     {spread(search['bare_loop_seconds'])} s")
     print(f"  command / bare loop           {spread(search['command_over_bare_loop'])}")
     print(f"  first training step           {spread(search['first_step_seconds'])} s after the command")
-    interval = search["readout_interval_seconds"]
-    share = (median(readout["journal_seconds"]) + median(readout["report_seconds"])) / interval
-    print(f"  journal of a read-out         {spread(readout['journal_seconds'])} s")
-    print(f"  report of a read-out          {spread(readout['report_seconds'])} s")
-    print(f"  both, of a read-out interval  {share:.2%} of {interval:.2f} s")
-    first, last = memory["resident_bytes"][0], memory["resident_bytes"][-1]
-    print(
-        f"  state of {memory['trials']:,} trials        {first / 1e6:.0f} MB at the first, {last / 1e6:.0f} at the last"
-    )
-    print(f"  planning {plan['trials']:,} trials       {spread(plan['cpu_seconds'])} s of cpu", flush=True)
-    return {**where, **figures}
+    cpu = search["cpu_seconds"]
+    print(f"  cpu seconds                   {', '.join(f'{part} {median(cpu[part]):.3g}' for part in cpu)}")
+    interval, readout = search["readout_interval_seconds"], search["readout"]
+    for part, what in (
+        ("waited", "a read-out: training waits "),
+        ("cpu", "  cpu of the worker         "),
+        ("driver_cpu", "  cpu of Tune's driver      "),
+        ("until_reported", "  reported after            "),
+    ):
+        share = median(readout[part]) / interval
+        print(f"  {what}   {spread(readout[part])} s, {share:.2%} of {interval:.2f} s")

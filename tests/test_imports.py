@@ -30,6 +30,7 @@ FORBIDDEN = {
     "kernels": {"torch", "ray", "tune_dd.corpus", "tune_dd.artifacts"},
     "native": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
     "training": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
+    "trainable": {"ray", "tune_dd.sweep"},
     "evaluation": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
 }
 # Modules that search_spaces and analysis may use: nothing with torch or Ray in it.

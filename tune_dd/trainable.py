@@ -1,8 +1,8 @@
-"""One trial as Tune runs it: train to each read-out, journal it, report its row.
+"""One trial: train to each read-out, journal it, report its row.
 
-``run_trial`` knows no Ray: a bare loop over it gives the same rows as a search. ``train_trial`` hands
-it to Tune. A trial that was interrupted goes on from its journal; since a batch and a dropout mask
-depend on seed, stage and step alone, its rows are those of a trial that was never stopped.
+Nothing here knows Ray: a bare loop over ``run_trial`` gives the same rows as a search, where
+``tune_dd/sweep/worker.py`` hands it to Tune. A trial that was interrupted goes on from its journal; since a batch
+and a dropout mask depend on seed, stage and step alone, its rows are those of a trial that was never stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,41 @@ class Heartbeat:
             self._past.unlink(missing_ok=True)
 
 
+class Aside:
+    """Does one thing at a time beside the training.
+
+    The way of a journal to the disk and of its row to Tune is mostly waiting.
+
+    Use as a context manager: at its end what was begun is done.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aside")
+        self._begun: Future[None] | None = None
+
+    def __enter__(self) -> Aside:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Begin once what was begun before is done. Raises what that raised."""
+        self.finish()
+        self._begun = self._thread.submit(work)
+
+    def look(self) -> None:
+        """Raise what the work has raised, if it has."""
+        if self._begun is not None and self._begun.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for what was begun. Raises what it raised."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.result()
+
+
 def run_trial(
     spec: TrialSpec,
     run: RunContext,
@@ -79,8 +115,11 @@ def run_trial(
 ) -> bool:
     """Train one trial from its journal to its end, or until the run is asked to stop.
 
+    A read-out is journalled, and then reported, while the training goes on: the state is copied first, so that what
+    is written is that of its step. A failing write ends the trial before its next step.
+
     Args:
-        report: called with each row, those of an earlier attempt first.
+        report: called with each row once it is on disk, those of an earlier attempt first. From a thread of its own.
         save_steps: read-out steps at which to leave a snapshot for trials that go the same way so far.
         starts: files in the run's folder to start from where there is no journal, the best first.
 
@@ -113,65 +152,51 @@ def run_trial(
         report(row)
     heartbeat.beat(trial.step, force=True)
 
-    def save() -> None:
+    def save(aside: Aside, report_last: bool = False) -> None:
         tensors, counters = trial.state()
-        finished = len(rows) == spec.n_readouts
-        journal.write_journal(
-            run.journals,
-            spec,
-            step=trial.step,
-            rows=rows,
-            counters={**counters, "redone_steps": redone_steps},
-            tensors={} if finished and not run.keep_weights else tensors,
-        )
-        if trial.step in save_steps and rows and rows[-1]["steps"] == trial.step:
-            snapshots.save(run, spec, trial.step, rows, counters, tensors)
+        step, done = trial.step, list(rows)
+        at_readout = bool(done) and done[-1]["steps"] == step
 
-    if len(rows) == spec.n_readouts:  # another trial of the same path has been to the end
-        save()
+        def write() -> None:
+            journal.write_journal(
+                run.journals,
+                spec,
+                step=step,
+                rows=done,
+                counters={**counters, "redone_steps": redone_steps},
+                tensors={} if len(done) == spec.n_readouts and not run.keep_weights else tensors,
+            )
+            if step in save_steps and at_readout:
+                snapshots.save(run, spec, step, done, counters, tensors)
+            if report_last:
+                report(done[-1])
+
+        aside.begin(write)
+
     readouts = [(s, r, step) for s, stage in enumerate(spec.stages) for r, step in enumerate(stage.readout_steps)]
-    for stage_index, readout_index, step in readouts[len(rows) :]:
-        if not trial.advance(step, should_stop=heartbeat.should_stop, on_step=heartbeat.beat):
-            save()
-            heartbeat.close()
-            return False
-        measured = trial.read_out()
-        if not all(math.isfinite(measured[name]) for name in ("train_loss", "val_loss", "val_bpb")):
-            raise TrainingDiverged(f"the loss is not finite at step {step}")
-        rows.append(_row(spec, run, trial, stage_index, readout_index, measured, torch_device))
-        save()
-        report(rows[-1])
-        heartbeat.beat(trial.step, force=True)
+    with Aside() as aside:
+
+        def should_stop() -> bool:
+            aside.look()
+            return heartbeat.should_stop()
+
+        if len(rows) == spec.n_readouts:  # another trial of the same path has been to the end
+            save(aside)
+        for stage_index, readout_index, step in readouts[len(rows) :]:
+            if not trial.advance(step, should_stop=should_stop, on_step=heartbeat.beat):
+                save(aside)
+                aside.finish()
+                heartbeat.close()
+                return False
+            measured = trial.read_out()
+            if not all(math.isfinite(measured[name]) for name in ("train_loss", "val_loss", "val_bpb")):
+                raise TrainingDiverged(f"the loss is not finite at step {step}")
+            rows.append(_row(spec, run, trial, stage_index, readout_index, measured, torch_device))
+            save(aside, report_last=True)
+            heartbeat.beat(trial.step, force=True)
+        aside.finish()
     heartbeat.close()
     return True
-
-
-def train_trial(config: dict[str, Any]) -> None:
-    """The Tune trainable. ``config`` holds ``trial`` ({id, spec}) and ``run`` (a RunContext).
-
-    A trial that raises is recorded as crashed and ends: Ray may not try it again. A worker that dies
-    is another matter: Tune starts the trial anew, and it goes on from its journal.
-    """
-    from ray import tune
-
-    run = RunContext(**config["run"])
-    spec = TrialSpec.from_dict(config["trial"]["spec"])
-    if journal.crash_path(run.journals, spec.trial_id).exists():
-        return
-    try:
-        run_trial(
-            spec,
-            run,
-            tune.report,
-            save_steps=config["trial"].get("save_steps", ()),
-            starts=config["trial"].get("starts", ()),
-        )
-    except UserError:
-        raise
-    except Exception as error:
-        step = Heartbeat(run, spec).last_step()
-        journal.record_crash(run.journals, spec, f"{type(error).__name__}: {error}", step)
-        Heartbeat(run, spec).close()
 
 
 def _finished_rows(spec: TrialSpec, run: RunContext) -> list[dict[str, Any]] | None:

@@ -259,7 +259,8 @@ def _tensor(tensors: dict[str, torch.Tensor], name: str, like: torch.Tensor) -> 
 def estimate_step_seconds(spec: TrialSpec, device: torch.device, n_steps: int = 5) -> float:
     """Median seconds of one training step of the trial, on random tokens and after a step to warm up.
 
-    At most ``n_steps`` are measured, and no more once they have taken ``_ESTIMATE_SECONDS`` together.
+    At most ``n_steps`` are measured, and no more once they have taken ``_ESTIMATE_SECONDS`` together. What one thread
+    of the cpu does is timed by what it works, since Ray may be starting on the same cores.
     """
     protocol = spec.protocol
     n_tokens = max(4 * protocol.context, 8_192)
@@ -268,10 +269,11 @@ def estimate_step_seconds(spec: TrialSpec, device: torch.device, n_steps: int = 
     data = TrialData(tokens, tokens, windows, np.ones(spec.vocab_size, np.int64))
     stage = Stage(n_tokens, spec.stages[-1].dropout, (n_steps + 2,))
     run = TrialRun(replace(spec, stages=(stage,)), data, device)
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     run.advance(1)
     seconds: list[float] = []
     while len(seconds) < n_steps and sum(seconds) < _ESTIMATE_SECONDS:
-        began = time.perf_counter()
+        began = clock()
         run.advance(run.step + 1)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock() - began)
     return statistics.median(seconds)

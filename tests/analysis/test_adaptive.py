@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from analysis.adaptive import REASONS, read_adaptive
-from analysis.companions import SUGGESTIONS
 from analysis.report import analyse
 from analysis.terminal import print_tables
 from tune_dd import artifacts
@@ -41,15 +40,15 @@ def test_it_is_read_where_there_is_one(tmp_path: Path) -> None:
     empty, adaptive, search = (tmp_path / name for name in ("empty", "adaptive", "search"))
     for folder in (empty, adaptive, search):
         folder.mkdir()
-    artifacts.write_json(adaptive / SUGGESTIONS, record())
-    artifacts.write_json(search / SUGGESTIONS, {"space": "ends", "points": []})
+    artifacts.write_json(adaptive / artifacts.SUGGESTIONS, record())
+    artifacts.write_json(search / artifacts.SUGGESTIONS, {"space": "ends", "points": []})
     (found,) = read_adaptive([empty, adaptive, search])
     assert found.sentence == (
         "Adaptive: 2 of 7 cells are decided (interval within 0.05, or an optimum at the grid's edge) after 37 of the "
         "full grid's 96 trials (39%; at most 40% allowed)."
     )
     assert found.cells["width"].isna().sum() == 1
-    artifacts.write_json(adaptive / SUGGESTIONS, record(cells=[]))
+    artifacts.write_json(adaptive / artifacts.SUGGESTIONS, record(cells=[]))
     assert read_adaptive([adaptive]) == [], "the first round is under way"
 
 
@@ -61,7 +60,7 @@ def test_a_damaged_record_is_told_and_the_rest_is_shown(
 ) -> None:
     rows = synthetic.calibration(prefixes=(8_000,))
     folder = synthetic.write_run(tmp_path / "run", rows)
-    artifacts.write_json(folder / SUGGESTIONS, record(**changes))
+    artifacts.write_json(folder / artifacts.SUGGESTIONS, record(**changes))
     with pytest.raises(UserError, match="--resume"):
         read_adaptive([folder])
     result = analyse([folder], report=False)
@@ -77,7 +76,7 @@ def test_terminal_and_page_say_what_is_decided_and_why_the_rest_was_left(synthet
         if row["seed"] == 0 or (0.2 <= row["dropout"] <= 0.4 and row["seed"] == 1)
     ]
     folder = synthetic.write_run(tmp_path / "run", rows)
-    artifacts.write_json(folder / SUGGESTIONS, record())
+    artifacts.write_json(folder / artifacts.SUGGESTIONS, record())
     result = analyse([folder], export=False)
     assert result.adaptive[0].trained == 37
     assert result.selection["fitted_low"].notna().all()

@@ -16,7 +16,6 @@ import pytest
 from scipy import stats
 from tests_support import REPOSITORY, search_space
 
-from analysis.companions import SUGGESTIONS
 from analysis.drawing import render
 from analysis.report import analyse, compute
 from analysis.search_figures import search_pictures
@@ -78,7 +77,7 @@ def write_search(
             own = synthetic.rows_of(trial, losses_of(point, trial.seed), run_id="search", phase="search")
             rows += own[:1] if (index, trial.seed) == missing else own
     synthetic.write_run(folder, rows)
-    artifacts.write_json(folder / SUGGESTIONS, sealed(space, [point for point, _ in found]))
+    artifacts.write_json(folder / artifacts.SUGGESTIONS, sealed(space, [point for point, _ in found]))
     return [point for point, _ in found]
 
 
@@ -192,7 +191,7 @@ def test_without_its_record_a_search_is_told_of_and_not_shown(run: Path, tmp_pat
     result = compute(load_experiment([tmp_path]), tmp_path)
     assert result.search is None
     assert any("suggestions.json is missing" in note for note in result.notes)
-    (tmp_path / SUGGESTIONS).write_text("{}")
+    (tmp_path / artifacts.SUGGESTIONS).write_text("{}")
     with pytest.raises(UserError, match="no list of points"):
         searched(load_experiment([tmp_path]).table, [tmp_path])
 

@@ -34,12 +34,14 @@ def test_step() -> None:
 
 def test_search(tiny_regime: Path) -> None:
     words = (str(tiny_regime), "--device", "cpu")
-    figures = search.measure(words, repeats=1, memory_trials=6, planned=80)
-    assert figures["search"]["trials"] == 4
+    figures = search.measure({"tiny": words}, repeats=1, memory_trials=6, planned=80)
+    tiny = figures["searches"]["tiny"]
+    assert tiny["trials"] == 4
     assert figures["planning"]["trials"] == 80
-    assert all(len(values) == 1 for values in figures["search"].values() if isinstance(values, list))
-    assert min(numbers(figures["search"])) > 0
-    assert min(numbers(figures["readout"])) > 0
+    assert all(len(values) == 1 for values in tiny.values() if isinstance(values, list))
+    assert {len(values) for values in tiny["readout"].values()} <= {4, 5}
+    assert min(numbers({name: values for name, values in tiny.items() if name != "cpu_seconds"})) > 0
+    assert set(tiny["cpu_seconds"]) == {"workers", "driver", "ray", "command", "bare_loop"}
     assert len(figures["memory"]["resident_bytes"]) == 1
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.painters import Painters
 from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity
@@ -45,19 +46,12 @@ from tune_dd.sweep.options import (
 from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
-from tune_dd.sweep.report import print_plan, print_result
-from tune_dd.sweep.runs import (
-    RunFolder,
-    find_runs,
-    group_name,
-    hold,
-    new_folder,
-    resume_command,
-    shown_path,
-)
+from tune_dd.sweep.ray_process import RayProcess
+from tune_dd.sweep.report import prepare_result, print_plan, print_result
+from tune_dd.sweep.runs import RunFolder, find_runs, group_name, hold, new_folder, resume_command, shown_path
 from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.suggestions import Suggestions
-from tune_dd.sweep.supervisor import Outcome, SearchOptions, Supervisor
+from tune_dd.sweep.supervisor import Outcome, Supervisor
 from tune_dd.trial import RunContext, TrialSpec
 
 _HANG_SECONDS = 900.0  # a step of the largest model on one core takes some 12 s, its evaluation minutes
@@ -104,18 +98,19 @@ def _run_one(
     args: argparse.Namespace, argv: list[str], console: Console, begun: Callable[[RunFolder], None] | None = None
 ) -> int:
     """One phase; ``begun`` is told of a new run's folder before anything is trained in it."""
-    if args.resume or args.extend:
-        run = _find_run(args, Path(args.storage).absolute())
-        with hold(run):
-            search = _take_up(run, args, argv, console)
-            return 0 if search is None else _run(search, args, console, alone=begun is None)
-    search = _begin(args, argv, console)
-    if search is None:
-        return 0
-    if begun is not None:
-        begun(search.run)
-    with hold(search.run):
-        return _run(search, args, console, alone=begun is None)
+    with RayProcess(args.address, verbose=args.verbose) as ray:
+        if args.resume or args.extend:
+            run = _find_run(args, Path(args.storage).absolute())
+            with hold(run):
+                search = _take_up(run, args, argv, ray, console)
+                return 0 if search is None else _run(search, args, ray, console, alone=begun is None)
+        search = _begin(args, argv, ray, console)
+        if search is None:
+            return 0
+        if begun is not None:
+            begun(search.run)
+        with hold(search.run):
+            return _run(search, args, ray, console, alone=begun is None)
 
 
 def _show_all(argv: list[str], console: Console) -> int:
@@ -126,7 +121,8 @@ def _show_all(argv: list[str], console: Console) -> int:
     for phase, more in (("screen", ladder), ("confirm", ["--models", model.name]), ("calibrate", [])):
         console.rule(phase, style="bold", align="left")
         line = [*words, "--phase", phase, *more, "--dry-run"]
-        _begin(parse(line), line, console)
+        args = parse(line)
+        _begin(args, line, RayProcess(args.address), console)
     console.print(
         f"confirm trains the model that the screen chooses (shown: {model.name}), calibrate another size beside it; "
         "then the stream with the law's schedule, planned once the law is fitted",
@@ -135,23 +131,24 @@ def _show_all(argv: list[str], console: Console) -> int:
     return 0
 
 
-def _run(search: Search, args: argparse.Namespace, console: Console, *, alone: bool) -> int:
+def _run(search: Search, args: argparse.Namespace, ray: RayProcess, console: Console, *, alone: bool) -> int:
     """Train what is not finished and show the table; the run's lock is held.
 
     ``alone``: no chain goes on with the next phase, so the user is told the command of it.
     """
-    outcome = _search(search, args, console)
-    try:
-        return _finish(search, outcome, console, alone=alone)
-    except KeyboardInterrupt:
-        console.print(
-            f"the report was interrupted; it is made again with\n  {resume_command(search.run)}", soft_wrap=True
-        )
-        return 130
+    with Painters() as painters:
+        outcome = _search(search, args, ray, painters, console)
+        try:
+            return _finish(search, outcome, painters, console, alone=alone)
+        except KeyboardInterrupt:
+            console.print(
+                f"the report was interrupted; it is made again with\n  {resume_command(search.run)}", soft_wrap=True
+            )
+            return 130
 
 
-def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Search | None:
-    """Plan a new run, show the plan and create its folder; None after a dry run."""
+def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console) -> Search | None:
+    """Plan a new run, show the plan and create its folder; None after a dry run. Ray starts meanwhile."""
     refuse_foreign_options(args, args.phase)
     regime = choose_regime(args)
     if not args.dry_run:
@@ -171,6 +168,7 @@ def _begin(args: argparse.Namespace, argv: list[str], console: Console) -> Searc
         corpus = _prepare(plan, cache, use_cached=args.use_cached_data, console=console)
         data = _identity(corpus, plan.scale)
         laws = check_tokenizer(laws, data.tokenizer_hash, transfer=args.transfer)
+        ray.start(plan)
     specs = plan.trials(data)
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
     hours = measure_hours(plan, specs, DEVICES if args.dry_run else (plan.device,), console)
@@ -207,7 +205,9 @@ def _find_run(args: argparse.Namespace, storage: Path) -> RunFolder:
     return run
 
 
-def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console: Console) -> Search | None:
+def _take_up(
+    run: RunFolder, args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console
+) -> Search | None:
     """A stored run, ready to go on; None after a dry run. Options that would change its plan are refused."""
     mended = run.mend_config()
     if mended:
@@ -225,6 +225,8 @@ def _take_up(run: RunFolder, args: argparse.Namespace, argv: list[str], console:
     device.check_precision(plan.device, plan.scale.protocol.precision)
     cache = Path(config["data"]["cache_folder"])
     corpus = _same_corpus(config, plan, cache, run, console)
+    if not args.dry_run and (args.extend or not is_finished(run)):
+        ray.start(plan)
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
     print_plan(console, plan, specs, cost, (), corpus=corpus, cache_folder=cache, storage=run.path.parent.parent)
     changed = planning.other_arithmetic(config, plan)
@@ -266,12 +268,11 @@ def _same_corpus(config: dict[str, Any], plan: Plan, cache_folder: Path, run: Ru
     return corpus
 
 
-def _search(search: Search, args: argparse.Namespace, console: Console) -> Outcome:
+def _search(search: Search, args: argparse.Namespace, ray: RayProcess, painters: Painters, console: Console) -> Outcome:
     plan = search.plan
     stored = search.config.get("options", {})
     keep_weights = args.keep_weights or bool(stored.get("keep_weights"))
     hang_seconds = args.hang_timeout or float(stored.get("hang_timeout", _HANG_SECONDS))
-    options = SearchOptions(args.address, hang_seconds, args.verbose)
     progress = Progress(console, plan.scale.protocol.tokens_per_step, resume_command(search.run))
     suggestions, space = None, plan.grids[-1]
     if isinstance(space, AdaptiveGrid):
@@ -291,10 +292,21 @@ def _search(search: Search, args: argparse.Namespace, console: Console) -> Outco
         eval_tokens=plan.scale.eval_tokens,
         keep_weights=keep_weights,
     )
-    return Supervisor(search.run, plan, context.to_dict(), state, progress, options, suggestions).search()
+    supervisor = Supervisor(
+        search.run,
+        plan,
+        context.to_dict(),
+        state,
+        progress,
+        ray,
+        hang_seconds=hang_seconds,
+        suggestions=suggestions,
+        when_draining=lambda: prepare_result(painters),
+    )
+    return supervisor.search()
 
 
-def _finish(search: Search, outcome: Outcome, console: Console, *, alone: bool) -> int:
+def _finish(search: Search, outcome: Outcome, painters: Painters, console: Console, *, alone: bool) -> int:
     """Analyse, print, and turn the outcome into an exit code."""
     if outcome.signal is not None:
         # A chain names its own command.
@@ -302,7 +314,7 @@ def _finish(search: Search, outcome: Outcome, console: Console, *, alone: bool) 
         done = f"{outcome.finished} of {outcome.planned} trials are finished"
         console.print(f"stopped; {done}{how}", highlight=False, soft_wrap=True)
         return 128 + outcome.signal
-    print_result(console, search.run, search.plan, outcome, alone=alone)
+    print_result(console, search.run, search.plan, outcome, painters, alone=alone)
     missing = outcome.planned - outcome.finished - len(outcome.crashed)
     if missing > 0:
         console.print(

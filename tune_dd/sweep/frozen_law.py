@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.companions import PREDICTIONS
 from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.locked_stream import StreamGrid
 from search_spaces.space import Space
@@ -89,6 +88,8 @@ def read_laws(
         UserError: a file is missing or damaged, or of another regime while ``transfer`` is not set; no file
             has the coefficients of a form that is asked for.
     """
+    if not sources and not forms:
+        return ()
     from analysis.advise import read_coefficients  # imported where it is needed: it takes a second
 
     files: list[tuple[str, str, Coefficients]] = []
@@ -162,7 +163,7 @@ def write_predictions(
         )
     ]
     artifacts.write_json(
-        folder / PREDICTIONS,
+        folder / artifacts.PREDICTIONS,
         {
             "schema": artifacts.SCHEMA,
             "time": datetime.datetime.now().isoformat(timespec="seconds"),

@@ -30,6 +30,7 @@ from tune_dd.trial import TrialSpec, short_count
 
 if TYPE_CHECKING:
     from analysis.decision import Decision
+    from analysis.painters import Painters
     from analysis.report import Analysis
     from analysis.searched import Searched
 
@@ -150,7 +151,19 @@ def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str
     )
 
 
-def print_result(console: Console, run: RunFolder, plan: Plan, outcome: Outcome, *, alone: bool) -> None:
+def prepare_result(painters: Painters) -> None:
+    """Load what ``print_result`` needs and start who helps to draw: for when the last trials leave a core free."""
+    import analysis.coefficients
+    import analysis.drawing
+    import analysis.optimum
+    import analysis.report  # noqa: F401
+
+    painters.start()
+
+
+def print_result(
+    console: Console, run: RunFolder, plan: Plan, outcome: Outcome, painters: Painters, *, alone: bool
+) -> None:
     """Analyse the run's table, print the optima, name the files and, for a run alone, the next command."""
     names = {spec.trial_id: spec.name for spec in outcome.specs}
     for trial_id, reason in outcome.crashed.items():
@@ -163,11 +176,12 @@ def print_result(console: Console, run: RunFolder, plan: Plan, outcome: Outcome,
     import analysis.report
     from analysis.tables import load_experiment
 
+    painters.start()
     result = analysis.report.compute(load_experiment([run.path]), run.path)
     decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
     write_ledger(run, outcome, result)
     # The page shows the ledger, so it is read again before the page is written.
-    result = analysis.report.write(replace(result, experiment=load_experiment([run.path])))
+    result = analysis.report.write(replace(result, experiment=load_experiment([run.path])), painters=painters)
     analysis.report.print_tables(result, console)
     console.print(f"files: {shown_path(run.path)}", highlight=False, soft_wrap=True)
     if decision is not None:

@@ -246,6 +246,14 @@ def clear_disposable(run: RunFolder) -> None:
             shutil.rmtree(ray_temp, ignore_errors=True)
 
 
+def append_log(early: Path, log: Path) -> None:
+    """Move what an early log holds to the end of another; nothing where it has been moved."""
+    if early.exists():
+        with open(log, "ab") as file:
+            file.write(early.read_bytes())
+        early.unlink()
+
+
 def shown_path(path: Path) -> str:
     """A path as short as it can be typed."""
     try:

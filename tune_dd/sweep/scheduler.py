@@ -1,22 +1,30 @@
 """The process that runs Ray Tune: it schedules trials and remembers nothing.
 
-The command starts it as ``python -m tune_dd.sweep.scheduler``, hands it one request as a line of JSON on
-standard input, and keeps that pipe open: when the command dies, however it dies, the pipe closes and
-this process ends with everything it started. Where trials are suggested as the search goes, they follow the request,
-a line each (``tune_dd.sweep.feed``). Events go back as lines of JSON on standard output;
-whatever Ray prints goes to standard error, which the command sends to a log file.
+The command starts it as ``python -m tune_dd.sweep.scheduler`` while it still plans, and speaks to it in lines of JSON
+on standard input: first what Ray is to be started with, then, once the plan is accepted, the search, and where trials
+are suggested as it goes a line each (``tune_dd.sweep.feed``). It keeps that pipe open: when the command dies, however
+it dies, or refuses the plan, the pipe closes and this process ends with everything it started. Events go back as lines
+of JSON on standard output; whatever Ray prints goes to standard error, which the command sends to a log file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from tune_dd.sweep import preload
+from tune_dd.sweep.events import open_events, send
+from tune_dd.sweep.runs import append_log
 
 # Before Ray is imported. No usage statistics leave the machine; a local Ray listens on loopback only
 # (by default every Ray process on Linux listens on all interfaces); clients need the token.
@@ -27,6 +35,8 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Tune's own state, which it would write for up to a twentieth of the time: nothing reads it, the journals remember.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 # Usage statistics off, one of Ray's processes still asks the metadata services of three clouds where it runs
@@ -35,37 +45,43 @@ LOCAL_RAY_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "http_proxy": "http://127.0.0.1:9",
     "no_proxy": "localhost,127.0.0.1,::1",
+    # Workers load what every trial needs as they start, while the command still plans.
+    "RAY_preload_python_modules": "tune_dd.sweep.preload",
 }
 
 # A worker that dies from outside is started again on its journal this many times before the trial
 # counts as crashed.
 MAX_WORKER_DEATHS = 3
 Feed = queue.SimpleQueue[dict[str, Any] | None]
+_NODE_SECONDS = 20.0
+_WORKER_SECONDS = 20.0  # nothing is lost but time where workers take longer
 _OBJECT_STORE_BYTES = 80 * 2**20  # rows are all that passes through it; Ray's minimum is 75 MB
 
 
 def main() -> int:
-    request = json.loads(sys.stdin.readline())
-    events = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    start = json.loads(sys.stdin.readline())
+    open_events(os.fdopen(os.dup(sys.stdout.fileno()), "w"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     fed: Feed = queue.SimpleQueue()
-    threading.Thread(target=_end_with_the_command, args=(request["ray_temp"], fed), daemon=True).start()
+    threading.Thread(target=_end_with_the_command, args=(start["ray_temp"], fed), daemon=True).start()
     os.environ.update(RAY_ENVIRONMENT)
-    address = request["address"]
+    address = start["address"]
     if address == "local":
         os.environ.update(LOCAL_RAY_ENVIRONMENT)
+        # As Ray sets it for a trial of one cpu, but before the workers load torch; a trial pins its own threads.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        # Ray would end waiting workers as Tune reserves the cpus that they wait for, and start others.
+        os.environ.update(RAY_num_workers_soft_limit=f"{start['cluster']['CPU']:g}")
+        os.environ[preload.MARKS] = start["ray_temp"]
     import ray
 
-    from tune_dd.sweep.watch import open_events, send
-
-    open_events(events)
     try:
-        _connect(request)
+        _connect(start)
     except Exception as error:
         send("failed", message=f"Ray did not start: {' '.join(str(error).split())[:300]}")
         return 1
     available = ray.cluster_resources()
-    for name, amount in request["cluster_needs"].items():
+    for name, amount in start["cluster_needs"].items():
         if available.get(name, 0) < amount:  # a trial would wait for it for ever, without an error
             send(
                 "failed",
@@ -74,6 +90,11 @@ def main() -> int:
             )
             return 1
     threading.Thread(target=_watch_ray, args=(address,), daemon=True).start()
+    if address == "local":
+        _take_waiting_workers(start)
+    request = fed.get()
+    assert request is not None
+    _move_log(request)
     send("ready", pid=os.getpid())
     _fit(request, fed)
     send("done")
@@ -81,23 +102,88 @@ def main() -> int:
     return 0
 
 
-def _connect(request: dict[str, Any]) -> None:
+def _use_the_wait() -> None:
+    """Load Tune while a local Ray's node comes up, which takes over a second, and go on as soon as it is there.
+
+    Ray itself looks once a second. Where a Ray has no such method, both happen later.
+    """
+    from ray._private.node import Node
+
+    start: Callable[..., None] | None = getattr(Node, "start_ray_processes", None)
+    if start is None:
+        return
+
+    def start_and_wait(node: Any) -> None:
+        start(node)
+        import ray.tune  # noqa: F401
+
+        deadline = time.monotonic() + _NODE_SECONDS
+        with contextlib.suppress(Exception):  # Ray's own look tells what is wrong
+            while not node.get_gcs_client().get_all_node_info() and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+    Node.start_ray_processes = start_and_wait
+
+
+def _take_waiting_workers(start: dict[str, Any]) -> None:
+    """Let trials have the workers that Ray has started by itself, once those have loaded what they need.
+
+    Asked before, Ray would start others; and so it would for Tune's actors with environment variables of their own,
+    which a local worker has from here anyway.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.DEFAULT_ENV_VARS.clear()
+    class_cache.ENV_VARS_TO_PROPAGATE.clear()
+    deadline = time.monotonic() + _WORKER_SECONDS
+    while preload.started(start["ray_temp"]) < start["cluster"]["CPU"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _move_log(request: dict[str, Any]) -> None:
+    """What is printed from here on goes to the run's log, after what has been printed before there was a run."""
+    if request["log"] is None:
+        return
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(log, stream.fileno())
+    os.close(log)
+    append_log(Path(request["early_log"]), Path(request["log"]))
+
+
+def _connect(start: dict[str, Any]) -> None:
     import ray
 
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    if request["address"] == "local":
-        resources = dict(request["cluster"])
+    if start["address"] == "local":
+        _leave_out_what_no_search_uses()
+        _use_the_wait()
+        resources = dict(start["cluster"])
         ray.init(
             address="local",
             num_cpus=resources.pop("CPU"),
             num_gpus=resources.pop("GPU", 0),
             resources=resources,
             object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=request["ray_temp"],
+            _temp_dir=start["ray_temp"],
             **quiet,
         )
     else:
-        ray.init(address=request["address"], log_to_driver=False, logging_level="error")
+        ray.init(address=start["address"], log_to_driver=False, logging_level="error")
+
+
+def _leave_out_what_no_search_uses() -> None:
+    """Start a local Ray without its autoscaler, the forwarder of its logs and the server of its dashboard.
+
+    Three processes that cost a second of cpu at the start and are waited for; Ray has no option for it. Where a Ray has
+    no such methods it starts as it will.
+    """
+    from ray._private.node import Node
+
+    for name in ("start_monitor", "start_log_monitor", "start_api_server"):
+        if hasattr(Node, name):
+            setattr(Node, name, lambda node, *args, **kwargs: None)
 
 
 def _fit(request: dict[str, Any], fed: Feed) -> None:
@@ -107,7 +193,7 @@ def _fit(request: dict[str, Any], fed: Feed) -> None:
     from search_spaces.static_dropout import param_space
     from tune_dd.sweep.feed import FedTrials, open_feed
     from tune_dd.sweep.watch import Watch
-    from tune_dd.trainable import train_trial
+    from tune_dd.sweep.worker import train_trial
 
     open_feed(fed)
     one_by_one = request["trials"] is None
@@ -140,13 +226,14 @@ def _end_with_the_command(ray_temp: str, fed: Feed) -> None:
             fed.put(json.loads(line))
     kill_ray()
     shutil.rmtree(ray_temp, ignore_errors=True)
+    # With all that was just being started: one of Ray's agents looks for its raylet only now and then.
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
 def kill_ray() -> None:
     """End the Ray processes that this one started. Where the kernel ties them to us they die anyway."""
-    import contextlib
-
     ray = sys.modules.get("ray")
     if ray is None:
         return
@@ -159,8 +246,6 @@ def kill_ray() -> None:
 def _watch_ray(address: str) -> None:
     """A driver whose raylet or GCS died waits for ever: say so and leave."""
     import ray
-
-    from tune_dd.sweep.watch import send
 
     while True:
         time.sleep(1.0)

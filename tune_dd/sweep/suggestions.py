@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from analysis.companions import SUGGESTIONS
 from search_spaces.space import Outcome, Setting, SuggestingSpace
 from tune_dd import artifacts
 from tune_dd.errors import UserError
@@ -31,7 +30,7 @@ class Suggestions:
 
     def __init__(self, run: RunFolder, space: SuggestingSpace, setting: Setting, tell: Callable[[str], None]) -> None:
         self.space = space
-        self._path, self._journals, self._setting = run.path / SUGGESTIONS, run.journals, setting
+        self._path, self._journals, self._setting = run.path / artifacts.SUGGESTIONS, run.journals, setting
         self._trial_ids: dict[int, list[str]] = {}
         self.told: Mapping[str, Any] = {}
         self.n_trials: int | None = None
@@ -148,7 +147,7 @@ def sealed(
 def planned_trials(run: RunFolder, config: Mapping[str, Any]) -> int:
     """How many trials a run is to have: at most, while they are chosen as it goes."""
     try:
-        found = artifacts.read_json(run.path / SUGGESTIONS)["n_trials"]
+        found = artifacts.read_json(run.path / artifacts.SUGGESTIONS)["n_trials"]
     except (UserError, KeyError, TypeError):
         found = None
     return int(config["n_trials"]) if found is None else int(found)

@@ -7,20 +7,15 @@ progress, keeps the tables up to date and answers signals at once, whatever Ray 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tune_dd import artifacts, journal
@@ -28,7 +23,8 @@ from tune_dd.errors import UserError
 from tune_dd.snapshots import Sharing, kept_weights, longer_than
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
-from tune_dd.sweep.runs import RAY_TEMP, RAY_TEMP_PREFIX, RunFolder, clear_disposable
+from tune_dd.sweep.ray_process import RayProcess
+from tune_dd.sweep.runs import RunFolder, clear_disposable
 from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.trial import TrialSpec
@@ -37,7 +33,6 @@ _POLL_SECONDS = 0.25
 _SLEEP_SECONDS = 5.0  # a turn of the watch that took longer means that this process did not run
 _ROUNDS = 3
 _STOP_SECONDS = 6.0  # what the running trials get to save after a first signal
-_END_SECONDS = 1.5  # what the scheduler gets to end by itself; nothing is lost without
 _START_SECONDS = 180.0  # Ray starts in some 3 s; a loaded machine may take long
 _TABLE_SECONDS = 5.0
 _PROBE_BYTES = 2**18
@@ -62,17 +57,15 @@ class Outcome:
     signal: int | None
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """What the command says beside the plan."""
-
-    address: str = "local"
-    hang_seconds: float = 900.0
-    verbose: bool = False
-
-
 class Supervisor:
-    """One search from its journals to its end. ``suggestions``: where its trials come about as it goes."""
+    """One search from its journals to its end.
+
+    Args:
+        ray: the scheduler process, started or not.
+        hang_seconds: a trial that has not moved for so long is given up.
+        suggestions: where its trials come about as it goes.
+        when_draining: called once, as soon as fewer trials are left than can run at a time, or none.
+    """
 
     def __init__(
         self,
@@ -81,20 +74,21 @@ class Supervisor:
         context: dict[str, Any],
         state: SearchState,
         progress: Progress,
-        options: SearchOptions,
+        ray: RayProcess,
+        *,
+        hang_seconds: float,
         suggestions: Suggestions | None = None,
+        when_draining: Callable[[], None] = lambda: None,
     ) -> None:
         self.run, self.plan, self.context = run, plan, context
-        self.state, self.progress, self.options = state, progress, options
-        self.suggestions = suggestions
-        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.state, self.progress, self.ray = state, progress, ray
+        self.hang_seconds, self.suggestions = hang_seconds, suggestions
+        self._when_draining: Callable[[], None] | None = when_draining
         self._signals: list[int] = []
-        self._child: subprocess.Popen[str] | None = None
         self._next_table = 0.0
         self._sharing = Sharing.of(state.specs.values())
         # Unfinished trials that the scheduler was sent; None once it was told that no more will come.
         self._fed: set[str] | None = None
-        self._ray_temp: Path | None = None
 
     def search(self) -> Outcome:
         """Train what is not finished.
@@ -116,9 +110,10 @@ class Supervisor:
                     with self.progress:
                         self._watch()
                 finally:
-                    self._end()
+                    self.ray.end()
                 self.state.refresh()
         finally:
+            self.ray.end()  # started early, it may not have been needed
             for number, handler in previous.items():
                 signal.signal(number, handler)
         self.state.refresh()
@@ -138,57 +133,29 @@ class Supervisor:
         self._signals.append(number)
 
     def _start(self, unfinished: list[TrialSpec]) -> None:
-        plan = self.plan
         trial_resources: dict[str, Any] = {"cpu": 1}
-        cluster: dict[str, float] = {"CPU": plan.n_devices}
-        if plan.device == "mps":
-            trial_resources = {"cpu": 1, "resources": {"mps": 1}}
-            cluster["mps"] = plan.n_devices
-        elif plan.device == "cuda":
+        if self.plan.device == "mps":
+            trial_resources["resources"] = {"mps": 1}
+        elif self.plan.device == "cuda":
             trial_resources["gpu"] = 1
-            cluster["GPU"] = plan.n_devices
         clear_disposable(self.run)
         try:
             self.run.live.mkdir(exist_ok=True)
-            # A short path: the sockets in it must stay under the 104 bytes that macOS allows.
-            self._ray_temp = Path(tempfile.mkdtemp(prefix=RAY_TEMP_PREFIX, dir="/tmp"))
-            (self.run.live / RAY_TEMP).write_text(str(self._ray_temp))
-            log = None if self.options.verbose else open(self.run.log, "w")  # noqa: SIM115 (closed below)
         except OSError as error:
-            raise artifacts.storage_error(self.run.log, error) from None
-        request = {
-            "address": self.options.address,
-            "ray_temp": str(self._ray_temp),
-            "cluster": cluster,
-            "cluster_needs": cluster if self.options.address == "local" else dict.fromkeys(cluster, 1),
-            "trial_resources": trial_resources,
-            "experiment": "tune",
-            "storage": str(self.run.ray),
-            "run": self.context,
-            # None: they are sent one after the other.
-            "trials": self._trials(unfinished) if self.suggestions is None else None,
-        }
+            raise artifacts.storage_error(self.run.live, error) from None
+        self.ray.start(self.plan)
         self._fed = set()
-        # Not a child of the terminal's process group: Ctrl-C reaches this process alone.
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "tune_dd.sweep.scheduler"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
+        self.ray.search(
+            self.run,
+            {
+                "trial_resources": trial_resources,
+                "experiment": "tune",
+                "storage": str(self.run.ray),
+                "run": self.context,
+                # None: they are sent one after the other.
+                "trials": self._trials(unfinished) if self.suggestions is None else None,
+            },
         )
-        if log is not None:
-            log.close()
-        threading.Thread(target=self._read_events, args=(self._child,), daemon=True).start()
-        self._send([request])
-
-    def _send(self, lines: Sequence[Any]) -> None:
-        assert self._child is not None
-        assert self._child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: its event or its exit tells
-            self._child.stdin.write("".join(json.dumps(line) + "\n" for line in lines))
-            self._child.stdin.flush()
 
     def _suggest(self) -> None:
         if self.suggestions is not None and self.suggestions.more(self.state):
@@ -207,7 +174,7 @@ class Supervisor:
         lines: list[Any] = self._trials(new)
         if not unfinished:
             lines.append(None)
-        self._send(lines)
+        self.ray.send(lines)
         self._fed = {spec.trial_id for spec in unfinished} if unfinished else None
         return bool(lines)
 
@@ -235,13 +202,6 @@ class Supervisor:
         }
         self._sharing.drop_unneeded(self.run.path, steps)
 
-    def _read_events(self, child: subprocess.Popen[str]) -> None:
-        assert child.stdout is not None
-        for line in child.stdout:
-            with contextlib.suppress(ValueError):
-                self._events.put(json.loads(line))
-        self._events.put({"event": "ended"})
-
     def _watch(self) -> None:
         started = turn = time.monotonic()
         ready = False
@@ -265,8 +225,11 @@ class Supervisor:
                 self._stop()
                 return
             self._end_hung_trials(now)
+            if self._when_draining is not None and len(self.state.unfinished) < self.plan.n_devices:
+                self._when_draining()
+                self._when_draining = None
             with contextlib.suppress(queue.Empty):
-                event = self._events.get(timeout=_POLL_SECONDS)
+                event = self.ray.events.get(timeout=_POLL_SECONDS)
                 if event["event"] == "ready":
                     ready = True
                 elif event["event"] == "trial_failed":
@@ -285,7 +248,7 @@ class Supervisor:
                     )
             if not ready and now - started > _START_SECONDS:
                 raise UserError(f"Ray did not start in {_START_SECONDS:.0f} s (see {self.run.log}): try again")
-            idle = max(self.options.hang_seconds, _START_SECONDS)
+            idle = max(self.hang_seconds, _START_SECONDS)
             if ready and now - last_sign > idle:
                 raise UserError(
                     f"no trial has started for {idle:.0f} s (see {self.run.log}); what is done is "
@@ -311,8 +274,8 @@ class Supervisor:
     def _end_hung_trials(self, now: float) -> None:
         """A trial that has not moved for long is recorded as crashed and its worker killed."""
         for trial_id, beat in list(self.state.live.items()):
-            if trial_id in self.state.specs and now - beat.changed > self.options.hang_seconds:
-                reason = f"hung: no progress for {self.options.hang_seconds:.0f} s at step {beat.step}"
+            if trial_id in self.state.specs and now - beat.changed > self.hang_seconds:
+                reason = f"hung: no progress for {self.hang_seconds:.0f} s at step {beat.step}"
                 journal.record_crash(self.run.journals, self.state.specs[trial_id], reason, beat.step)
                 self.state.retire(trial_id)
                 if beat.host == socket.gethostname() and _is_ray_worker(beat.pid):
@@ -331,22 +294,6 @@ class Supervisor:
             self.state.refresh()
             if not self.state.live and time.monotonic() > grace:
                 return
-
-    def _end(self) -> None:
-        """End the scheduler and every Ray process; remove what they leave in the temp folder."""
-        child = self._child
-        if child is not None:
-            with contextlib.suppress(OSError):
-                assert child.stdin is not None
-                child.stdin.close()  # its lifeline
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=_END_SECONDS)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            self._child = None
-        if self._ray_temp is not None:
-            shutil.rmtree(self._ray_temp, ignore_errors=True)
 
 
 def _is_ray_worker(pid: int) -> bool:

@@ -1,28 +1,13 @@
-"""Events that the scheduler process sends to the command, one line of JSON each."""
+"""What Tune tells of its trials, passed on to the command."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, TextIO
+from typing import Any
 
 from ray import tune
 
 from tune_dd.errors import UserError
-
-# Of the module, not of the callback: Tune pickles its callbacks, and a pipe cannot be pickled.
-_pipe: TextIO | None = None
-
-
-def open_events(pipe: TextIO) -> None:
-    global _pipe
-    _pipe = pipe
-
-
-def send(event: str, **fields: Any) -> None:
-    """Send one event, if anyone listens."""
-    if _pipe is not None:
-        _pipe.write(json.dumps({"event": event, **fields}) + "\n")
-        _pipe.flush()
+from tune_dd.sweep.events import send
 
 
 class Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped

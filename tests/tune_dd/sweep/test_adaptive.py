@@ -23,10 +23,10 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import ModelSpec
 from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.estimates import estimate_cells
-from tune_dd.sweep.frozen_law import PREDICTIONS, read_laws, write_predictions
+from tune_dd.sweep.frozen_law import read_laws, write_predictions
 from tune_dd.sweep.runs import RunFolder
 from tune_dd.sweep.state import SearchState
-from tune_dd.sweep.suggestions import SUGGESTIONS, Suggestions, planned_trials
+from tune_dd.sweep.suggestions import Suggestions, planned_trials
 from tune_dd.trial import TrialSpec
 
 SETTING = Setting("tiny", "full", POCKET, DataIdentity("c", "t", "v"))
@@ -83,7 +83,7 @@ def test_cut_at_any_trial_and_with_nothing_but_the_journals_it_chooses_the_same(
     told: list[str] = []
     run, state, suggestions = begin(tmp_path / "whole", told)
     whole = go_on(run, state, suggestions)
-    record = (run.path / SUGGESTIONS).read_text()
+    record = (run.path / artifacts.SUGGESTIONS).read_text()
     rounds = [point.round for point in whole]
     assert max(rounds) >= 3, "coarse, neighbours, seeds and seeds again"
     assert {point.stage for point in whole} == {"coarse", "neighbours", "seeds"}
@@ -102,8 +102,8 @@ def test_cut_at_any_trial_and_with_nothing_but_the_journals_it_chooses_the_same(
         assert suggestions.n_trials is None or known > max(rounds)
         if index % 7 == 3:
             assert go_on(cut, state, suggestions) == whole
-            assert (cut.path / SUGGESTIONS).read_text() == record
-    assert set(told) == {f"{SUGGESTIONS} is missing: the points are suggested again from the journals"}
+            assert (cut.path / artifacts.SUGGESTIONS).read_text() == record
+    assert set(told) == {f"{artifacts.SUGGESTIONS} is missing: the points are suggested again from the journals"}
 
 
 def test_a_crashed_trial_is_passed_over_and_a_retry_leaves_the_choices_as_they_are(tmp_path: Path) -> None:
@@ -119,18 +119,18 @@ def test_a_crashed_trial_is_passed_over_and_a_retry_leaves_the_choices_as_they_a
     run, state, suggestions = begin(tmp_path, told)
     assert suggestions.points == chosen
     assert state.unfinished == [crashed]
-    before = json.loads((run.path / SUGGESTIONS).read_text())["cells"]
+    before = json.loads((run.path / artifacts.SUGGESTIONS).read_text())["cells"]
     assert before, "what was told before is kept while nothing new is known"
     go_on(run, state, suggestions)
     assert suggestions.points[: len(chosen)] == chosen
-    assert json.loads((run.path / SUGGESTIONS).read_text())["cells"] != before
+    assert json.loads((run.path / artifacts.SUGGESTIONS).read_text())["cells"] != before
     assert told == []
 
 
 def test_a_damaged_record_is_set_aside_told_and_made_again(tmp_path: Path) -> None:
     told: list[str] = []
     points = go_on(*begin(tmp_path, told))
-    path = tmp_path / SUGGESTIONS
+    path = tmp_path / artifacts.SUGGESTIONS
     before = path.read_text()
     data = json.loads(before)
     data["points"][12]["dropout"] = 0.6
@@ -151,7 +151,7 @@ def test_its_record_says_where_every_cell_stands(tmp_path: Path) -> None:
         assert cell["decided"] == (cell["reason"] in ("narrow", "edge"))
         if cell["reason"] == "narrow":
             assert cell["width"] <= 0.08
-    path = tmp_path / SUGGESTIONS
+    path = tmp_path / artifacts.SUGGESTIONS
     data = json.loads(path.read_text())
     del data["cells"][0]["reason"]
     path.write_text(json.dumps(data))
@@ -190,7 +190,7 @@ def test_a_run_trains_less_than_the_grid_and_says_what_is_decided(searched) -> N
     assert "budget at most 21 trials, 58% of the full grid's 36" in shown
     assert "at most 21 trials, 42 result rows" in shown
     path = the_run(folder)
-    record = json.loads((path / SUGGESTIONS).read_text())
+    record = json.loads((path / artifacts.SUGGESTIONS).read_text())
     trained = len(record["points"])
     assert 10 < trained <= 21
     assert record["n_trials"] == trained
@@ -215,12 +215,12 @@ def test_killed_in_a_later_round_it_comes_to_the_same_trials_and_rows(searched, 
     assert kill(process, "everything")
     process.communicate(timeout=60)
     path, unbroken = the_run(tmp_path), the_run(searched[0])
-    assert 11 <= journals() < len(json.loads((unbroken / SUGGESTIONS).read_text())["points"])
-    (path / SUGGESTIONS).unlink()
+    assert 11 <= journals() < len(json.loads((unbroken / artifacts.SUGGESTIONS).read_text())["points"])
+    (path / artifacts.SUGGESTIONS).unlink()
     done = run_with(tmp_path, "--resume", str(path), "--adaptive")
     assert done.returncode == 0, done.stdout + done.stderr
     assert rows_of(path) == rows_of(unbroken)
-    assert (path / SUGGESTIONS).read_text() == (unbroken / SUGGESTIONS).read_text()
+    assert (path / artifacts.SUGGESTIONS).read_text() == (unbroken / artifacts.SUGGESTIONS).read_text()
 
 
 @pytest.mark.parametrize(
@@ -269,6 +269,6 @@ def test_a_law_predicts_every_cell_of_an_adaptive_run(tmp_path: Path) -> None:
     said = []
     for space in (GRID, SPACE):
         write_predictions(tmp_path, laws, space, 300, POCKET.protocol)
-        said.append(artifacts.read_json(tmp_path / PREDICTIONS)["predictions"])
+        said.append(artifacts.read_json(tmp_path / artifacts.PREDICTIONS)["predictions"])
     assert said[0] == said[1]
     assert len(said[1]) == 4

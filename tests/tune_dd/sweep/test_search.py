@@ -93,6 +93,7 @@ def test_a_search_leaves_the_files_of_the_contract(searched) -> None:
     assert ledger[0].split("\t") == ["trial", "val_bpb", "memory_gb", "status", "description"]
     assert len(ledger) == 5
     assert not (path / artifacts.LIVE).exists()
+    assert (path / "ray.log").exists()
 
 
 def test_tune_s_own_folder_gives_the_same_table(searched) -> None:
@@ -148,6 +149,17 @@ def test_an_interrupted_search_resumes_to_the_same_rows(
     assert done.returncode == 0, done.stderr
     (unbroken,) = run_folders(searched[0])
     assert rows_without_timings(path) == rows_without_timings(unbroken)
+
+
+def test_ctrl_c_while_it_plans_and_ray_starts_leaves_nothing(tmp_path: Path, tiny_regime: Path) -> None:
+    process = start(tmp_path, "tiny.toml", "--device", "cpu", *LONG)
+    started = wait_until(lambda: tree(process.pid) - {process.pid})
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert len(err.splitlines()) <= 1
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in started), seconds=20)
+    assert len(run_folders(tmp_path)) == out.count("run: ")
 
 
 def test_going_on_with_other_arithmetic_is_told(
@@ -282,24 +294,27 @@ def test_every_listener_is_on_loopback(tiny_regime: Path, tmp_path: Path) -> Non
     wait_until(lambda: not processes_of(tmp_path), seconds=30)
 
 
-def listening_sockets(root: int) -> list[str]:
-    """Local addresses on which the process tree under ``root`` listens, from /proc."""
-    import ipaddress
-    import struct
-
+def tree(root: int) -> set[int]:
+    """Pids of a process and all that descend from it."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(entry.parent.name)] = int(entry.read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, ValueError):
             continue
-    tree, grown = {root}, True
-    while grown:
-        more = {pid for pid, parent in parents.items() if parent in tree} - tree
-        grown = bool(more)
-        tree |= more
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def listening_sockets(root: int) -> list[str]:
+    """Local addresses on which the process tree under ``root`` listens, from /proc."""
+    import ipaddress
+    import struct
+
     inodes = set()
-    for pid in tree:
+    for pid in tree(root):
         for fd in Path(f"/proc/{pid}/fd").glob("*"):
             try:
                 target = str(fd.readlink())

@@ -26,7 +26,7 @@ from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.phases import streamed_static
 from tune_dd.sweep.runs import RunFolder
 from tune_dd.sweep.state import SearchState
-from tune_dd.sweep.suggestions import SUGGESTIONS, Suggestions
+from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.trial import TrialSpec
 
 LAW = StartingLaw("interaction", coefficients()["coefficients"], 0.02, 0.65, 12_672, (400, 800), (640, 1280))
@@ -95,7 +95,7 @@ def test_cut_at_any_point_and_with_nothing_but_the_journals_it_suggests_the_same
         assert suggestions.points == whole[: len(suggestions.points)]
         if index % 5 == 3:
             assert go_on(run, state, suggestions) == whole
-    assert set(told) == {f"{SUGGESTIONS} is missing: the points are suggested again from the journals"}
+    assert set(told) == {f"{artifacts.SUGGESTIONS} is missing: the points are suggested again from the journals"}
 
 
 def test_a_crashed_point_has_failed_and_a_retry_leaves_the_points_as_they_are(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_crashed_point_has_failed_and_a_retry_leaves_the_points_as_they_are(tm
 def test_a_damaged_record_is_set_aside_told_and_made_again(tmp_path: Path, damage: str) -> None:
     space, told = make_space(), []
     points = go_on(*begin(tmp_path, space, told))
-    path = tmp_path / SUGGESTIONS
+    path = tmp_path / artifacts.SUGGESTIONS
     before = path.read_text()
     if damage == "torn":
         path.write_text(before[: len(before) // 2])
@@ -137,16 +137,16 @@ def test_a_damaged_record_is_set_aside_told_and_made_again(tmp_path: Path, damag
         path.write_text(json.dumps(data))
     else:
         go_on(*begin(tmp_path / "other", make_space(search_seed=1), told))
-        path.write_text((tmp_path / "other" / SUGGESTIONS).read_text())
+        path.write_text((tmp_path / "other" / artifacts.SUGGESTIONS).read_text())
     _, state, suggestions = begin(tmp_path, space, told)
     assert suggestions.points == points
     assert not state.unfinished
     assert path.read_text() == before
     assert told == [
-        f"{SUGGESTIONS} was damaged: set aside as {SUGGESTIONS}.damaged-1, the points are suggested again from the "
-        "journals"
+        "suggestions.json was damaged: set aside as suggestions.json.damaged-1, the points are suggested again from "
+        "the journals"
     ]
-    assert (tmp_path / f"{SUGGESTIONS}.damaged-1").exists()
+    assert (tmp_path / f"{artifacts.SUGGESTIONS}.damaged-1").exists()
 
 
 def test_the_best_fixed_dropout_is_that_of_a_stream_run_by_the_search_s_objective(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def the_run(folder: Path) -> Path:
 
 
 def points_of(path: Path) -> list[dict[str, Any]]:
-    return json.loads((path / SUGGESTIONS).read_text())["points"]
+    return json.loads((path / artifacts.SUGGESTIONS).read_text())["points"]
 
 
 @pytest.fixture(scope="module")

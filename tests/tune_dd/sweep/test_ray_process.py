@@ -1,0 +1,74 @@
+"""The scheduler process as the command holds it: started early, and gone whatever comes of the plan."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tune_dd.errors import UserError
+from tune_dd.sweep.options import choose_plan, choose_regime, parse
+from tune_dd.sweep.plan import Plan
+from tune_dd.sweep.ray_process import RayProcess
+from tune_dd.sweep.runs import RAY_TEMP, RunFolder
+
+
+@pytest.fixture
+def plan() -> Plan:
+    args = parse(["--quick"])
+    return choose_plan(args, choose_regime(args))
+
+
+def running(temp: Path) -> list[str]:
+    """Pids of the processes whose command line names Ray's temp folder."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(temp).encode() in line.read_bytes():
+                found.append(line.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_what_is_not_started_needs_no_end() -> None:
+    with RayProcess("local") as ray:
+        assert ray.events.empty()
+    ray.end()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+def test_a_refused_plan_leaves_no_process_and_no_folder(plan: Plan, seconds: float) -> None:
+    ray = RayProcess("local")
+    ray.start(plan)
+    temp, child = ray._temp, ray._child
+    assert temp is not None
+    assert child is not None
+    ray.start(plan)
+    assert ray._child is child, "it is there already"
+    assert temp.is_dir()
+    time.sleep(seconds)
+    assert child.poll() is None
+    with pytest.raises(UserError, match="refused"), ray:
+        raise UserError("refused")
+    assert child.poll() is not None
+    deadline = time.monotonic() + 20
+    while running(temp) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(temp)
+    assert not temp.exists()
+
+
+def test_what_was_printed_before_there_was_a_run_comes_into_its_log(plan: Plan, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.live.mkdir()
+    with RayProcess("127.0.0.1:1") as ray:  # no cluster is there, which Ray finds after a while
+        ray.start(plan)
+        temp = ray._temp
+        assert temp is not None
+        (temp / "early.log").write_text("what Ray printed\n")
+        ray.search(run, {})
+        assert (run.live / RAY_TEMP).read_text() == str(temp)
+    assert "what Ray printed\n" in run.log.read_text()
+    assert not temp.exists()

@@ -1,0 +1,118 @@
+"""One trial: what is reported is on disk, and what is written beside the training is the state of its read-out."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests_support import prepare_law, spec
+
+from tune_dd import artifacts, journal, trainable
+from tune_dd.corpus import load_corpus
+from tune_dd.errors import UserError
+from tune_dd.regimes import VALIDATION_SALT
+from tune_dd.stream import evaluation_windows
+from tune_dd.trial import RunContext, Stage, TrialSpec
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    prepare_law(folder)
+    return folder / ".cache" / "dropout_decay_tiny"
+
+
+def trial(cache: Path) -> TrialSpec:
+    """30 steps, three read-outs."""
+    corpus = load_corpus(cache, 300)
+    windows = evaluation_windows(corpus.validation, 16, 512, salt=VALIDATION_SALT)
+    return replace(
+        spec(stages=(Stage(400, 0.2, (10, 20, 30)),)),
+        corpus_hash=corpus.corpus_hash,
+        tokenizer_hash=corpus.tokenizer_hash,
+        validation_hash=windows.hash,
+    )
+
+
+def context(folder: Path, cache: Path) -> RunContext:
+    for name in ("journals", "live"):
+        (folder / name).mkdir(parents=True)
+    return RunContext(str(folder), str(cache), "run", "calibrate", "cpu", 1, 512)
+
+
+def test_a_row_is_reported_once_its_journal_is_on_disk(cache: Path, tmp_path: Path) -> None:
+    one, run = trial(cache), context(tmp_path / "run", cache)
+    path = journal.journal_path(run.journals, one.trial_id)
+    reported = []
+
+    def report(row: dict[str, Any]) -> None:
+        found = journal.read_journal(path)
+        assert found.step == row["steps"] == found.counters["step"]
+        assert found.rows[-1] == row
+        reported.append(threading.current_thread())
+
+    assert trainable.run_trial(one, run, report)
+    assert len(reported) == 3
+    assert threading.main_thread() not in reported
+
+
+def test_training_goes_on_while_a_journal_is_written(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = trial(cache)
+    alone, slow = context(tmp_path / "alone", cache), context(tmp_path / "slow", cache)
+    assert trainable.run_trial(one, alone, lambda row: None)
+    write, beat = journal.write_journal, trainable.Heartbeat.beat
+    further = threading.Event()
+
+    def count(self: Any, step: int, *, force: bool = False) -> None:
+        if step == 15:
+            further.set()
+        beat(self, step, force=force)
+
+    def wait(folder: Path, trial: TrialSpec, *, step: int, **what: Any) -> None:
+        if step == 10:
+            assert further.wait(60), "the training waited for the journal"
+            assert what["counters"]["step"] == 10
+        write(folder, trial, step=step, **what)
+
+    monkeypatch.setattr(trainable.Heartbeat, "beat", count)
+    monkeypatch.setattr(journal, "write_journal", wait)
+    assert trainable.run_trial(one, slow, lambda row: None)
+    rows = [
+        [{k: v for k, v in row.items() if k not in artifacts.TIMING_COLUMNS} for row in found.rows]
+        for found in (journal.read_journal(journal.journal_path(run.journals, one.trial_id)) for run in (alone, slow))
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_failing_write_ends_the_trial_with_its_reason(cache: Path, tmp_path: Path) -> None:
+    one, run = trial(cache), context(tmp_path / "run", cache)
+
+    def report(row: dict[str, Any]) -> None:
+        shutil.rmtree(run.journals)
+
+    with pytest.raises(UserError, match="cannot write"):
+        trainable.run_trial(one, run, report)
+
+
+def test_what_was_begun_aside_is_done_when_the_training_fails() -> None:
+    done = []
+    begun = threading.Event()
+
+    def work() -> None:
+        assert begun.wait(60)
+        done.append(True)
+
+    aside = trainable.Aside()
+    aside.begin(work)
+    aside.look()
+    assert not done
+    begun.set()
+    with pytest.raises(ValueError, match="made to fail"), aside:
+        raise ValueError("made to fail")
+    assert done == [True]
