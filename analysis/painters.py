@@ -1,5 +1,7 @@
 """Processes that draw pictures beside this one. Each picture is drawn alone, so it is the same whoever draws it.
 
+Not a ``ProcessPoolExecutor``: its workers hold both ends of their queue, and outlive a command that is killed.
+
 python -m analysis.painters        such a process: pictures on standard input, what was drawn on standard output
 """
 
