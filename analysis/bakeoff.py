@@ -281,31 +281,40 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
         cells: of ``summarise_cells``.
         streams: of ``judge_streams``.
 
-    A stream form counts with its own name on streams, those that most forms were run on, and with that of the form it
-    is fitted as on cells.
+    A stream form counts with its own name on streams, and with that of the form it is fitted as on cells.
     """
-    leading = {
-        str(kind): _level(group.set_index("law")["regret_mean"]) for kind, group in cells.groupby("kind", sort=False)
-    }
-    told = ", ".join(f"{kind}: {' and '.join(laws)}" for kind, laws in leading.items())
-    everywhere = set.intersection(*map(set, leading.values())) if leading else set(LAWS)
-    best = next((law for laws in leading.values() for law in laws if law in everywhere), None)
+    kinds = {str(kind): level_laws(own) for kind, own in cells.groupby("kind", sort=False)} if len(cells) else {}
+    told = [f"{kind}: {alike(laws)}" for kind, laws in kinds.items()]
+    everywhere = [law for law in LAWS if all(law in laws for laws in kinds.values())]
+    best = everywhere[0] if everywhere else None
     if len(streams):
-        on = streams.groupby("law")["run"].nunique()
-        means = streams[streams["law"].isin(on.index[on == on.max()])].groupby("law")["against_static"].mean()
-        told += f", streams: {means.idxmin()}"
-        best = str(means.idxmin()) if LAWS[str(means.idxmin())].cells in everywhere else None
+        streamed = stream_leader(streams)
+        told.append(f"streams: {streamed or 'none'}")
+        best = streamed if streamed is not None and LAWS[streamed].cells in everywhere else None
+    where = ", ".join(told)
     if best is not None:
-        return best, f"It has the least mean regret on every kind of hold-out ({told})."
-    return (
-        REFERENCE_LAW,
-        f"No form has the least mean regret on every kind of hold-out ({told}): the reference form stays.",
-    )
+        return best, f"The {best} form leads on every kind of hold-out ({where})."
+    return REFERENCE_LAW, f"No form leads on every kind of hold-out ({where})."
 
 
-def _level(means: pd.Series) -> list[str]:
-    """The laws with the least mean, those that are level with it included."""
-    return [str(law) for law in means.index[means <= means.min() + TIED]]
+def level_laws(of_kind: pd.DataFrame) -> list[str]:
+    """The laws with the least mean regret on one kind of hold-out, those that are level with it included."""
+    least = of_kind["regret_mean"].min()
+    return [str(law) for law in of_kind.loc[of_kind["regret_mean"] <= least + TIED, "law"]]
+
+
+def alike(laws: Sequence[str]) -> str:
+    return " and ".join(laws) if len(laws) < 3 else "several forms alike"
+
+
+def stream_leader(streams: pd.DataFrame) -> str | None:
+    """The law that ends no higher than any other, in the mean over the streams that both ran on; None if none does."""
+    ends = streams.pivot_table(index="run", columns="law", values="against_static")
+    for law in ends:
+        apart = ends.drop(columns=law).rsub(ends[law], axis=0).mean()
+        if (apart.dropna() <= 0).all() and (apart.notna().any() or ends.shape[1] == 1):
+            return str(law)
+    return None
 
 
 def laws_command(arguments: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.bakeoff import Study as Runs
-from analysis.bakeoff import judge_cells, judge_streams, sort_runs, summarise_cells, winner
+from analysis.bakeoff import alike, judge_cells, judge_streams, level_laws, sort_runs, summarise_cells, winner
 from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join, listed
 from analysis.paper.studies import Study, by_class, class_words
 from tune_dd.errors import UserError
@@ -57,34 +57,29 @@ def spoken(law: str) -> str:
 
 
 def ahead(cells: pd.DataFrame) -> Parts:
-    """Which form has the least mean regret on each kind of hold-out."""
-    first = cells.groupby("kind", sort=False).first().reset_index()
-    kinds: dict[str, list[str]] = {}
-    for row in first.to_dict("records"):
-        kinds.setdefault(spoken(row["law"]), []).append(row["kind"])
-    said = [f"the {law} form for {listed(those)}" for law, those in kinds.items()]
-    return (f"The least mean regret is that of {listed(said)}.",)
+    """Which form has the least mean regret on each kind of hold-out; forms that are level are named together."""
+    leading: dict[str, list[str]] = {}
+    for kind, own in cells.groupby("kind", sort=False):
+        leading.setdefault(alike([spoken(law) for law in level_laws(own)]), []).append(str(kind))
+    said = [f"that of {forms} for {listed(kinds)}" for forms, kinds in leading.items()]
+    return (f"The least mean regret is {listed(said)}.",)
 
 
 def streamed(streams: pd.DataFrame) -> Parts:
-    """How near each law comes to the best path of its stream, over the streams that all of them ran on."""
+    """How near each law comes to the best path of its stream, over the streams that it ran on."""
     cited = Cited("streams with several laws")
-    counts = streams.groupby("law").size()
-    common = streams[streams["law"].isin(counts.index[counts == counts.max()])]
     said: list[Parts] = []
-    for law, own in common.groupby("law", sort=False):
+    for law, own in streams.groupby("law", sort=False):
         column = f"comparison.difference from the best static, mean over streams, {law}"
         mean = cited.number(own["against_static"].mean(), column, signed=True)
         near = cited.count(int((own["against_best"] <= AIM).sum()), f"against_best within {AIM}, {law}")
-        said.append((f"the {spoken(str(law))} law ends ", mean, " from it (near the best path on ", near, ")"))
-    n = cited.count(int(counts.max()), "streams")
+        n = cited.count(len(own), f"streams, {law}")
+        said.append((f"{spoken(str(law))} ", mean, " (near the best path on ", near, " of ", n, ")"))
     limit = cited.number(AIM, "what counts as near", 2)
     return (
-        "Against the best fixed dropout, final loss in nats per token, mean over ",
-        n,
-        " streams, ",
-        *join(said, ", "),
-        "; near is within ",
+        "Final loss less that of the best fixed dropout, nats per token, mean over the streams that a law ran on: ",
+        *join(said, "; "),
+        ". Near is within ",
         limit,
         " of whatever path did best there.",
     )
