@@ -130,40 +130,41 @@ def test_a_stream_names_the_best_path_and_what_the_law_is_short_of_it(study: Stu
     assert row["path"] == "0.43 0.34 0.21 0.10 0.05"
 
 
-def test_a_law_wins_only_on_every_kind() -> None:
-    kinds = ["larger P", "larger P", "longer C", "longer C"]
-    cells = pd.DataFrame({"kind": kinds, "law": ["odds", "x_only"] * 2, "regret_mean": [0.01, 0.02] * 2})
+def regrets(**means: tuple[float, float]) -> pd.DataFrame:
+    """Of each law on two kinds of hold-out."""
+    rows = [
+        {"kind": kind, "law": law, "regret_mean": mean}
+        for law, both in means.items()
+        for kind, mean in zip(("larger P", "longer C"), both, strict=True)
+    ]
+    return pd.DataFrame(rows).sort_values(["kind", "regret_mean"], ignore_index=True)
+
+
+def test_a_law_is_preferred_that_is_behind_the_reference_nowhere() -> None:
     none = pd.DataFrame()
+    cells = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.01), onset=(0.015, 0.015))
     assert winner(cells, none)[0] == "odds"
-    streams = pd.DataFrame({"run": "r", "law": ["odds_diluted", "interaction"], "against_static": [-0.05, -0.03]})
-    assert winner(cells, streams)[0] == "odds_diluted"
-    assert winner(cells, streams.assign(against_static=[-0.01, -0.03]))[0] == "interaction"
-    divided = cells.assign(regret_mean=[0.01, 0.02, 0.02, 0.01])
-    assert winner(divided, streams)[0] == "interaction"
-    assert "larger P: odds, longer C: x_only, streams: odds_diluted" in winner(divided, streams)[1]
-    level = cells.assign(regret_mean=[0.01, 0.01001, 0.02, 0.01])
-    assert winner(level, none)[0] == "x_only", "level on larger P, ahead on longer C"
+    assert "ahead on larger P: odds, longer C: odds)" in winner(cells, none)[1]
+    divided = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.03), onset=(0.015, 0.02001))
+    assert winner(divided, none)[0] == "onset", "level with the reference on longer C, where odds is behind"
+    assert winner(regrets(interaction=(0.02, 0.02), odds=(0.01, 0.03)), none)[0] == "interaction"
 
 
-def test_streams_are_compared_where_both_forms_ran() -> None:
-    cells = pd.DataFrame({"kind": ["larger P"] * 2, "law": ["odds", "onset"], "regret_mean": [0.02, 0.01]})
-    streams = pd.DataFrame(
-        {
-            "run": ["r", "r", "s", "s", "t", "t"],
-            "law": ["odds", "onset", "odds", "onset", "interaction", "odds"],
-            "against_static": [-0.01, -0.03, -0.02, -0.03, -0.09, -0.10],
-        }
+def test_on_streams_too_and_compared_where_both_ran() -> None:
+    cells = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.01), onset=(0.015, 0.015))
+
+    def ended(*rows: tuple[str, str, float]) -> pd.DataFrame:
+        return pd.DataFrame(rows, columns=["run", "law", "against_static"])
+
+    ahead = ended(("r", "interaction", -0.03), ("r", "odds_diluted", -0.05))
+    assert winner(cells, ahead)[0] == "odds_diluted"
+    assert winner(cells, ahead.assign(against_static=[-0.03, -0.01]))[0] == "interaction"
+    apart = ended(
+        ("r", "odds", -0.01), ("r", "onset", -0.03), ("s", "odds", -0.02), ("s", "onset", -0.03), ("t", "odds", -0.10)
     )
-    assert winner(cells, streams)[0] == "onset"
-    circle = pd.DataFrame(
-        {
-            "run": ["r", "r", "s", "s", "t", "t"],
-            "law": ["odds", "onset", "onset", "interaction", "interaction", "odds"],
-            "against_static": [-0.03, -0.01] * 3,
-        }
-    )
-    assert winner(cells, circle)[0] == "interaction"
-    assert "streams: none" in winner(cells, circle)[1]
+    assert winner(cells, apart)[0] == "onset", "what odds did where onset was not run says nothing of the two"
+    behind = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.01), onset=(0.03, 0.01))
+    assert winner(behind, apart)[0] == "odds"
 
 
 def test_a_law_that_knew_the_optima_would_be_charged_little(study: Study) -> None:
