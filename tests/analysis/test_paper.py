@@ -21,7 +21,7 @@ from tests_support import REPOSITORY
 from analysis.bakeoff import judge_cells, sort_runs, summarise_cells
 from analysis.paper import bakeoff, figures, holdouts, streams, tex
 from analysis.paper.__main__ import main
-from analysis.paper.blocks import Cited, Number, plain
+from analysis.paper.blocks import Cited, Number, Table, plain
 from analysis.paper.build import SECTIONS, build
 from analysis.paper.studies import Study, find_studies
 from analysis.report import analyse
@@ -387,3 +387,16 @@ def test_the_paper_compiles(results: Path, built: Path, tmp_path: Path, which: s
     log = list(compiled(tmp_path / "paper"))
     assert not [line for line in log if "undefined" in line or line.startswith("Overfull")]
     assert json.loads((tmp_path / "paper" / "paper_results_summary.json").read_text())["studies"]
+
+
+def test_a_table_longer_than_a_page_goes_on_in_parts() -> None:
+    groups = [[[(f"row {group}.{number}",)] for number in range(20)] for group in range(7)]
+    table = Table("long", ("What it shows.",), ("name",), "l", groups)
+    text = tex.table_text(table)
+    assert text.count("begin{table}") == text.count("end{table}") == 4
+    assert text.count("label{tab:long}") == 1
+    assert text.count("(continued)") == 3
+    rows = re.findall(r"row \d\.\d+", text)
+    assert rows == [f"row {group}.{number}" for group in range(7) for number in range(20)]
+    assert max(part.count("row ") for part in text.split("begin{table}")) <= tex.PAGE_LINES
+    assert "continued" not in tex.table_text(Table("short", ("It.",), ("name",), "l", groups[:2]))
