@@ -96,7 +96,7 @@ def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[f
     return pd.DataFrame(
         {
             "unique_tokens": unique,
-            "sampled_tokens": [c for _, c in stages],
+            "sampled_tokens": drawn,
             "dropout": dropout,
             "low": low,
             "high": high,

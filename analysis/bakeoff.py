@@ -7,7 +7,6 @@ streams. Interpolation does not decide: at pocket scale the form that interpolat
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,11 @@ from analysis.report import calibration_rows, make_folder, write_pair
 from analysis.tables import POINT, Experiment, load_experiment
 from analysis.targets import Targets, make_targets, target_draws
 from analysis.terminal import interval_text, make_console, new_table
+from analysis.verdict import winner
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import METRICS as TABLE
 from tune_dd.errors import UserError
-from tune_dd.laws import LAWS, P_MAX, P_MIN, REFERENCE_LAW, Array
+from tune_dd.laws import P_MAX, P_MIN, Array
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
@@ -34,8 +34,6 @@ ANOTHER = "another corpus"
 CELL_KINDS = (*BEYOND.values(), ANOTHER)
 # Draws behind the interval of a mean regret, and behind a cell's floor.
 DRAWS, FLOOR_DRAWS = 2000, 400
-# Nats per token: half of the last digit shown. Laws that differ by less are level.
-TIED = 5e-5
 # What makes a law of one run apply to another: the regime at one scale, under one tokenizer.
 PLACE = ("regime", "scale", "tokenizer_hash")
 Place = tuple[str, str, str]
@@ -124,6 +122,8 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}
     cells = {place: make_targets(None, table, seed=seed) for place, table in tables.items()}
     held = {place: make_targets(None, calibration_rows(rows)[0], seed=seed) for place, rows in study.holdouts.items()}
+    # Of the cells alone: the same for every law that is judged on them.
+    floors, held_floors = ({place: _floors(own) for place, own in kept.items()} for kept in (cells, held))
     rows = []
     for place, table in tables.items():
         for law in laws:
@@ -131,10 +131,12 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
             if fitted is None:
                 continue
             if place in held:
-                rows += _judge(fitted, held[place], lambda *cell, known=cells[place]: _kind(known, *cell))
+                rows += _judge(
+                    fitted, held[place], held_floors[place], lambda *cell, known=cells[place]: _kind(known, *cell)
+                )
             for other, targets in cells.items():
                 if other[0] != place[0] and other[1] == place[1]:
-                    rows += _judge(fitted, targets, lambda *cell: ANOTHER)
+                    rows += _judge(fitted, targets, floors[other], lambda *cell: ANOTHER)
     return pd.DataFrame(rows)
 
 
@@ -150,9 +152,11 @@ def _kind(known: Targets, n_params: int, unique_tokens: int, sampled_tokens: int
     return next((kind for name, kind in BEYOND.items() if cell[name] > getattr(known, name).max()), None)
 
 
-def _judge(fitted: Coefficients, held: Targets, kind_of: Callable[..., str | None]) -> list[dict[str, Any]]:
+def _judge(
+    fitted: Coefficients, held: Targets, floors: Array, kind_of: Callable[..., str | None]
+) -> list[dict[str, Any]]:
     rows = []
-    for fit, floor in zip(held.fits, _floors(held), strict=True):
+    for fit, floor in zip(held.fits, floors, strict=True):
         cell = (fit.n_params, fit.unique_tokens, fit.sampled_tokens)
         kind = kind_of(*cell)
         if kind is None:
@@ -271,62 +275,6 @@ def judge_streams(study: Study, *, n_bootstrap: int = 2000, seed: int = 0) -> pd
                 }
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
-    """The law to prefer and why: the reference form, unless others are behind it on no kind of hold-out.
-
-    Then that of them which leads on most kinds, in its form for streams that leads there. A form is behind where its
-    mean is higher by more than ``TIED``; on streams, in the mean over those that both ran on.
-
-    Args:
-        cells: of ``summarise_cells``.
-        streams: of ``judge_streams``.
-    """
-    kinds = {str(kind): own for kind, own in cells.groupby("kind", sort=False)} if len(cells) else {}
-    told = [f"{kind}: {alike(level_laws(own))}" for kind, own in kinds.items()]
-    allowed = set(LAWS)
-    for own in kinds.values():
-        most = own.loc[own["law"] == REFERENCE_LAW, "regret_mean"].min() + TIED  # NaN where it is not there
-        allowed &= set(own.loc[~(own["regret_mean"] > most), "law"])
-    leads = Counter(law for own in kinds.values() for law in level_laws(own[own["law"].isin(allowed)]))
-    best = max(sorted(allowed - {REFERENCE_LAW}), key=lambda law: leads[law], default=REFERENCE_LAW)
-    if len(streams):
-        ends = streams.pivot_table(index="run", columns="law", values="against_static")
-        if REFERENCE_LAW in ends:
-            ends = ends.loc[:, ~(ends.sub(ends[REFERENCE_LAW], axis=0).mean() > 0)]
-        best = stream_leader(ends.loc[:, [LAWS[str(law)].cells in allowed for law in ends]]) or REFERENCE_LAW
-        told.append(f"streams: {stream_leader(ends) or 'none'}")
-    where = ", ".join(told)
-    if LAWS[best].cells == REFERENCE_LAW:
-        return best, f"Every other form is behind the reference form on some kind of hold-out (ahead on {where})."
-    return (
-        best,
-        f"It is behind the reference form on no kind of hold-out, and leads those that are not (ahead on {where}).",
-    )
-
-
-def level_laws(of_kind: pd.DataFrame) -> list[str]:
-    """The laws with the least mean regret on one kind of hold-out, those that are level with it included."""
-    least = of_kind["regret_mean"].min()
-    return [str(law) for law in of_kind.loc[of_kind["regret_mean"] <= least + TIED, "law"]]
-
-
-def alike(laws: Sequence[str]) -> str:
-    return " and ".join(laws) if len(laws) < 3 else "several forms alike"
-
-
-def stream_leader(ends: pd.DataFrame) -> str | None:
-    """The law that ends no higher than any other, in the mean over the streams that both ran on; None if none does.
-
-    Args:
-        ends: final loss less the best static's, a row per stream and a column per law.
-    """
-    for law in list(ends.columns):
-        apart = ends.drop(columns=law).rsub(ends[law], axis=0).mean()
-        if (apart.dropna() <= 0).all() and (apart.notna().any() or ends.shape[1] == 1):
-            return str(law)
-    return None
 
 
 def laws_command(arguments: Sequence[str]) -> int:

@@ -14,7 +14,9 @@ import pytest
 
 from search_spaces.schedule_coefficients import ScheduleSpace
 from tune_dd import artifacts
-from tune_dd.regimes import ModelSpec, Protocol
+from tune_dd.corpus import load_corpus
+from tune_dd.regimes import VALIDATION_SALT, ModelSpec, Protocol
+from tune_dd.stream import evaluation_windows
 from tune_dd.sweep.__main__ import main
 from tune_dd.trial import Stage, TrialSpec
 
@@ -96,6 +98,18 @@ def spec(**changes: Any) -> TrialSpec:
         stages=(Stage(400, 0.2, (10, 20)),),
     )
     return replace(base, **changes)
+
+
+def on_text(trial: TrialSpec, cache: Path) -> TrialSpec:
+    """The trial with the hashes of a cache of vocabulary 300."""
+    corpus = load_corpus(cache, 300)
+    windows = evaluation_windows(corpus.validation, 16, 512, salt=VALIDATION_SALT)
+    return replace(
+        trial,
+        corpus_hash=corpus.corpus_hash,
+        tokenizer_hash=corpus.tokenizer_hash,
+        validation_hash=windows.hash,
+    )
 
 
 def row(**changes: Any) -> dict[str, Any]:

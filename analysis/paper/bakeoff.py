@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.bakeoff import Study as Runs
-from analysis.bakeoff import alike, judge_cells, judge_streams, level_laws, sort_runs, summarise_cells, winner
+from analysis.bakeoff import judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join, listed
 from analysis.paper.studies import Study, by_class, class_words
+from analysis.verdict import alike, level_laws, winner
 from tune_dd.errors import UserError
 
 NAME = "bakeoff"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.bakeoff import TIED
 from analysis.coefficients import Coefficients
 from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
+from analysis.verdict import TIED
 from tune_dd.laws import DEFAULT_LAW
 
 NAME = "laws"

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.bakeoff import ANOTHER, Place, Study, judge_cells, judge_streams, sort_runs, summarise_cells, winner
+from analysis.bakeoff import ANOTHER, Place, Study, judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.cells import cell_rows
 from analysis.coefficients import fit_law
 from analysis.tables import load_experiment
 from analysis.targets import make_targets
+from analysis.verdict import winner
 from tune_dd.regimes import ModelSpec
 
 SMALL, LARGE = ModelSpec(1, 2, 32), ModelSpec(4, 4, 128)

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests_support import spec, synthetic_text
+from tests_support import on_text, spec, synthetic_text
 
 from tune_dd import artifacts, journal, trainable
 from tune_dd.artifacts import TIMING_COLUMNS
 from tune_dd.corpus import prepare_corpus
-from tune_dd.regimes import VALIDATION_SALT, CorpusSource
+from tune_dd.regimes import CorpusSource
 from tune_dd.snapshots import FOLDER, Sharing, kept_weights, longer_than, path_key
-from tune_dd.stream import evaluation_windows
 from tune_dd.trial import RunContext, Stage, TrialSpec
 
 
@@ -51,18 +50,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         show_progress=False,
     )
     return folder / "c"
-
-
-def known(cache: Path, trial: TrialSpec) -> TrialSpec:
-    """The trial with the hashes of the cache."""
-    corpus = trainable.load_corpus(cache, 300)
-    windows = evaluation_windows(corpus.validation, 16, 512, salt=VALIDATION_SALT)
-    return replace(
-        trial,
-        corpus_hash=corpus.corpus_hash,
-        tokenizer_hash=corpus.tokenizer_hash,
-        validation_hash=windows.hash,
-    )
 
 
 def context(folder: Path, cache: Path) -> RunContext:
@@ -99,7 +86,7 @@ def outcome(run: RunContext, trial: TrialSpec) -> tuple[list[str], list[Any], di
 
 
 def test_shared_trials_equal_unshared_ones_bit_for_bit_and_train_less(cache: Path, tmp_path: Path) -> None:
-    specs = [known(cache, stream(name, *path)) for name, path in PATHS.items()]
+    specs = [on_text(stream(name, *path), cache) for name, path in PATHS.items()]
     sharing = Sharing.of(specs)
     alone, together = context(tmp_path / "alone", cache), context(tmp_path / "together", cache)
     assert train(alone, specs, None) == dict.fromkeys(PATHS, 36)
@@ -115,7 +102,7 @@ def test_shared_trials_equal_unshared_ones_bit_for_bit_and_train_less(cache: Pat
 
 
 def test_a_damaged_snapshot_is_trained_again(cache: Path, tmp_path: Path) -> None:
-    specs = [known(cache, stream(name, *PATHS[name])) for name in "ab"]
+    specs = [on_text(stream(name, *PATHS[name]), cache) for name in "ab"]
     sharing = Sharing.of(specs)
     run = context(tmp_path, cache)
     train(run, specs[:1], sharing)
@@ -131,7 +118,7 @@ def test_a_damaged_snapshot_is_trained_again(cache: Path, tmp_path: Path) -> Non
 
 
 def test_longer_read_outs_go_on_from_kept_weights(cache: Path, tmp_path: Path) -> None:
-    short = known(cache, spec(stages=(Stage(400, 0.2, (10, 20)),)))
+    short = on_text(spec(stages=(Stage(400, 0.2, (10, 20)),)), cache)
     longer = replace(short, stages=(Stage(400, 0.2, (30,)),))
     run, alone = context(tmp_path / "run", cache), context(tmp_path / "alone", cache)
     train(run, [short], None)
@@ -183,7 +170,7 @@ def test_a_snapshot_lives_as_long_as_a_trial_may_start_from_it(tmp_path: Path) -
 
 def test_kills_inside_every_write_lose_nothing_that_is_shared(cache: Path, tmp_path: Path) -> None:
     """Attempt after attempt is killed inside its second write, at each of the points of one in turn."""
-    specs = [known(cache, stream(name, *PATHS[name])) for name in ("a", "b", "c", "twin")]
+    specs = [on_text(stream(name, *PATHS[name]), cache) for name in ("a", "b", "c", "twin")]
     sharing = Sharing.of(specs)
     run, alone = context(tmp_path / "run", cache), context(tmp_path / "alone", cache)
     train(alone, specs, None)

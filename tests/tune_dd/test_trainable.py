@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import shutil
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests_support import prepare_law, spec
+from tests_support import on_text, prepare_law, spec
 
 from tune_dd import artifacts, journal, trainable
-from tune_dd.corpus import load_corpus
 from tune_dd.errors import UserError
-from tune_dd.regimes import VALIDATION_SALT
-from tune_dd.stream import evaluation_windows
 from tune_dd.trial import RunContext, Stage, TrialSpec
 
 
@@ -28,14 +24,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trial(cache: Path) -> TrialSpec:
     """30 steps, three read-outs."""
-    corpus = load_corpus(cache, 300)
-    windows = evaluation_windows(corpus.validation, 16, 512, salt=VALIDATION_SALT)
-    return replace(
-        spec(stages=(Stage(400, 0.2, (10, 20, 30)),)),
-        corpus_hash=corpus.corpus_hash,
-        tokenizer_hash=corpus.tokenizer_hash,
-        validation_hash=windows.hash,
-    )
+    return on_text(spec(stages=(Stage(400, 0.2, (10, 20, 30)),)), cache)
 
 
 def context(folder: Path, cache: Path) -> RunContext:
