@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis import robust
 from analysis.curves import coordinate
-from analysis.targets import Targets, check_rank, design_of, folds, make_targets, target_draws
+from analysis.misfit import discrepancy, freedom, problem_of
+from analysis.targets import Targets, check_rank, folds, make_targets, target_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import P_MAX, P_MIN, REFERENCE_LAW, Array, Law, design_rank, get_law
 
@@ -165,10 +166,6 @@ class Coefficients:
         )
 
 
-def problem_of(targets: Targets, law: Law, p_min: float = P_MIN, p_max: float = P_MAX) -> robust.Problem:
-    return robust.Problem(design_of(targets, law), targets.width, p_min, p_max, law.link)
-
-
 def fit_law(
     selection: pd.DataFrame | None,
     table: pd.DataFrame,
@@ -212,16 +209,16 @@ def fit_law(
     elif not targets.replicated:
         notes.append("no replicates: the noise behind the intervals is the losses' scatter about each cell's curve")
     notes += _weaknesses(targets, form, condition)
-    problem = problem_of(targets, form, p_min, p_max)
+    problem = problem_of(targets, form, p_min, p_max, seed=seed)
     rng = np.random.default_rng([seed, 1])
     beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
     predicted = problem.predict(problem.design @ beta)
     errors = (predicted - targets.dropout)[targets.point]
-    discrepancy = _discrepancy(targets, errors, len(beta))
+    missed_by = discrepancy(targets, errors, len(beta))
     draws = np.empty((0, len(beta)))
     intervals = dict.fromkeys(form.coefficients, (math.nan, math.nan))
     if known:
-        draws = _bootstrap(targets, problem, beta, predicted, discrepancy, n_bootstrap, rng)
+        draws = _bootstrap(targets, problem, beta, predicted, missed_by, n_bootstrap, rng)
         ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
         intervals = {name: (low, high) for name, (low, high) in zip(form.coefficients, ends.tolist(), strict=True)}
     left_out = _leave_out(targets, problem, beta, folds(targets))
@@ -242,10 +239,10 @@ def fit_law(
         rmse=float(np.sqrt(np.mean(errors**2))),
         loo_rmse=loo_rmse,
         loo_regret=loo_regret,
-        cells=tuple(_cell_records(targets, predicted, left_out)),
+        cells=tuple(_cell_records(targets, problem.width, predicted, left_out)),
         tokenizer_hash=_only(table, "tokenizer_hash", targets),
         corpus_hash=_only(table, "corpus_hash", targets),
-        discrepancy=discrepancy,
+        discrepancy=missed_by,
         draws=tuple(tuple(draw) for draw in draws[:KEPT_DRAWS].tolist()),
         n_bootstrap=n_bootstrap,
         seed=seed,
@@ -282,30 +279,12 @@ def _only(table: pd.DataFrame, column: str, targets: Targets) -> str:
     return str(values[0])
 
 
-def _freedom(targets: Targets, k: int) -> float:
-    """What residual variances are multiplied by since k coefficients were fitted: G / (G - k), G the blocks
-    with interior cells, since read-outs of one block err together. Where there are not more blocks than
-    coefficients, n / (n - k) over the n interior cells, which is the least it can be.
-    """
-    n, blocks = int(targets.point.sum()), len(np.unique(targets.block[targets.point]))
-    by_cells = n / (n - k)
-    return max(by_cells, blocks / (blocks - k)) if blocks > k else by_cells
-
-
-def _discrepancy(targets: Targets, errors: Array, k: int) -> float:
-    """Method of moments: what the interior cells' squared distance from the law exceeds their variance by."""
-    if len(errors) <= k:
-        return 0.0
-    excess = np.mean(errors**2) * _freedom(targets, k) - np.mean(targets.sd[targets.point] ** 2)
-    return float(np.sqrt(max(float(excess), 0.0)))
-
-
 def _bootstrap(
     targets: Targets,
     problem: robust.Problem,
     beta: Array,
     predicted: Array,
-    discrepancy: float,
+    missed_by: float,
     n_bootstrap: int,
     rng: np.random.Generator,
 ) -> Array:
@@ -315,11 +294,11 @@ def _bootstrap(
     """
     dropout, side = target_draws(targets, n_bootstrap, rng)
     n, k = problem.design.shape
-    if discrepancy > 0:
-        share = discrepancy / np.sqrt(discrepancy**2 + targets.sd**2)
+    if missed_by > 0:
+        share = missed_by / np.sqrt(missed_by**2 + targets.sd**2)
         left_out = _leave_out(targets, problem, beta, targets.block)
         if left_out is None:
-            miss = (targets.dropout - predicted) * np.sqrt(_freedom(targets, k))
+            miss = (targets.dropout - predicted) * np.sqrt(freedom(targets, k))
         else:
             # A block pulls the law to itself: its miss is judged by the law fitted without it (as in CR3).
             miss = targets.dropout - left_out
@@ -353,10 +332,10 @@ def _leave_out(targets: Targets, problem: robust.Problem, beta: Array, group: ND
     return problem.predict((problem.design * refits[member]).sum(axis=1))
 
 
-def _cell_records(targets: Targets, predicted: Array, left_out: Array | None) -> list[dict[str, Any]]:
+def _cell_records(targets: Targets, width: Array, predicted: Array, left_out: Array | None) -> list[dict[str, Any]]:
     # The weight of the robust fit near its solution, 1 / (width in dropout)^2, as a share of the whole.
     slope = 2.0 * targets.z
-    weight = 1.0 / (targets.width * slope) ** 2
+    weight = 1.0 / (width * slope) ** 2
     return [
         {
             "phase": fit.phase,

@@ -13,13 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import robust
-from analysis.coefficients import problem_of
+from analysis.misfit import problem_of
 from analysis.targets import MAX_FOLDS, Targets, folds, make_targets
 from tune_dd.errors import UserError
 from tune_dd.laws import P_MAX, P_MIN, REFERENCE_LAW, Array, design_rank, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
-RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable", "odds", "onset")
+RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable", "odds", "onset", "pinned")
 
 
 def leave_one_cell_out(
@@ -130,11 +130,11 @@ def _predict_level(
     if not held.any():
         raise UserError(f"no cell has {by}={level}: choose one of {', '.join(f'{v:.0f}' for v in np.unique(values))}")
     form = get_law(law)
-    problem = problem_of(targets, form, p_min, p_max)
+    mask = (~held).astype(np.float64)
+    problem = problem_of(targets, form, p_min, p_max, seed=seed, mask=mask)
     predicted = np.full(len(targets), np.nan)
     if _determined(problem.design[targets.point & ~held]):
         rng = np.random.default_rng([seed, 2])
-        mask = (~held).astype(np.float64)
         beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng, mask)
         predicted[held] = problem.predict(problem.design[held] @ beta)
     return _held_out(targets, predicted, np.flatnonzero(held))
@@ -142,7 +142,7 @@ def _predict_level(
 
 def _predict_folds(targets: Targets, law: str, p_min: float, p_max: float, seed: int) -> pd.DataFrame:
     """Predict each cell by the law fitted without its fold. That hardly moves the fit: the whole table's is refined."""
-    problem = problem_of(targets, get_law(law), p_min, p_max)
+    problem = problem_of(targets, get_law(law), p_min, p_max, seed=seed)
     predicted = np.full(len(targets), np.nan)
     fold = folds(targets)
     mask = (fold != np.unique(fold)[:, None]).astype(np.float64)

@@ -9,9 +9,10 @@ from scipy.optimize import least_squares
 
 from analysis import robust, simulation
 from analysis.advise import inside_calibration
-from analysis.coefficients import Coefficients, _freedom, fit_law, problem_of
+from analysis.coefficients import Coefficients, fit_law
 from analysis.curves import coordinate
 from analysis.holdout import leave_one_cell_out, leave_one_level_out, rivals
+from analysis.misfit import problem_of
 from analysis.optimum import select_models
 from analysis.targets import make_targets, noise_correlation, target_draws
 from tune_dd.errors import UserError
@@ -67,20 +68,6 @@ def test_noise_of_one_seed_is_found_from_the_curves() -> None:
     found = [make_targets(None, table) for table in calibrations]
     assert not any(targets.replicated for targets in found)
     assert np.mean([targets.fits[0].noise.sd for targets in found]) == pytest.approx(simulation.TRIAL_SD, rel=0.15)
-
-
-def test_residuals_are_charged_for_the_coefficients_fitted(table: pd.DataFrame) -> None:
-    def freedom(rows: pd.DataFrame) -> tuple[float, int]:
-        targets = make_targets(None, rows)
-        return _freedom(targets, 4), int(targets.point.sum())
-
-    whole = make_targets(None, table)
-    blocks = len(set(whole.block[whole.point]))
-    assert freedom(table)[0] == pytest.approx(blocks / (blocks - 4))
-    # Two blocks cannot tell four coefficients' misses: at least what the cells' number asks for.
-    few, n = freedom(table[(table["n_params"] == 163_840) & table["unique_tokens"].isin([8_000, 16_000])])
-    assert few == pytest.approx(n / (n - 4))
-    assert few > 1.5
 
 
 def test_without_any_sign_of_noise_there_is_no_interval_and_json_says_null(table: pd.DataFrame) -> None:

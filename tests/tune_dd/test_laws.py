@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from tune_dd.errors import UserError
-from tune_dd.laws import LAWS, P_MAX, P_MIN, design_rank, get_law, rank_and_condition
+from tune_dd.laws import (
+    LAWS,
+    P_MAX,
+    P_MIN,
+    PINNED_ONSET,
+    PINNED_SLOPE,
+    design_rank,
+    get_law,
+    rank_and_condition,
+)
 
 INTERACTION = {"A": 0.2, "B": 0.15, "D": 0.06, "C0": -0.25}
 
@@ -115,6 +124,18 @@ def test_onset_is_where_the_sampled_tokens_pass_a_power_of_unique_tokens_over_pa
     np.testing.assert_allclose(law.predictor(coefficients, p, u, onset), 0, atol=1e-12)
     beyond = 0.8 * np.log10(2) * 10_000 / u
     np.testing.assert_allclose(law.dropout(coefficients, p, u, 2 * onset, p_min=0.0, p_max=0.99), beyond)
+
+
+def test_the_pinned_form_is_the_onset_with_its_exponents_held() -> None:
+    pinned, onset = get_law("pinned"), get_law("onset")
+    p, u, c = np.array([45_056, 2_850_816]), np.array([4_000, 128_000]), np.array([65_536, 1_048_576])
+    slope, place = 0.9, -5.0
+    same = {"A": slope * PINNED_ONSET, "B": slope, "C0": place}
+    np.testing.assert_allclose(
+        pinned.predictor({"B": slope, "C0": place}, p, u, c) * (10_000 / u) ** (1 - PINNED_SLOPE),
+        onset.predictor(same, p, u, c),
+    )
+    assert get_law("pinned_capped").at_most(5, P_MAX) == 0.5
 
 
 def test_rank_does_not_depend_on_the_scale_of_a_cell() -> None:
