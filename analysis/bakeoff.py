@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.carry import Text, carry, text_of
 from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.holdout import RIVALS
@@ -30,8 +31,8 @@ from tune_dd.laws import P_MAX, P_MIN, Array
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
-ANOTHER = "another corpus"
-CELL_KINDS = (*BEYOND.values(), ANOTHER)
+ANOTHER, CARRIED = "another corpus", "another corpus, carried"
+CELL_KINDS = (*BEYOND.values(), ANOTHER, CARRIED)
 # Draws behind the interval of a mean regret, and behind a cell's floor.
 DRAWS, FLOOR_DRAWS = 2000, 400
 # What makes a law of one run apply to another: the regime at one scale, under one tokenizer.
@@ -55,11 +56,13 @@ class Study:
         calibrations: place -> rows of the runs that laws are fitted to.
         holdouts: place -> rows of the static runs that laws were frozen for beforehand.
         streams: the streams that a law was frozen for.
+        texts: place -> its text, where a run there has counted its entropy.
     """
 
     calibrations: dict[Place, pd.DataFrame]
     holdouts: dict[Place, pd.DataFrame]
     streams: tuple[Stream, ...]
+    texts: dict[Place, Text]
 
 
 def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Study:
@@ -75,7 +78,11 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
     calibrations: dict[Place, list[pd.DataFrame]] = {}
     holdouts: list[tuple[set[str], Place, pd.DataFrame]] = []
     streams = []
+    texts: dict[Place, Text] = {}
     for experiment in experiments:
+        for config in experiment.configs:
+            if (text := text_of(config)) is not None:
+                texts[text.regime, str(config["scale_name"]), text.tokenizer_hash] = text
         laws = {config.get("run_id"): config.get("coefficients") for config in experiment.configs}
         for (run_id, phase), rows in experiment.table.groupby(["run_id", "phase"], sort=True):
             frozen = laws.get(run_id)
@@ -96,7 +103,7 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
     for frozen, place, own in holdouts:
         if every or len(frozen) == most:
             kept.setdefault(place, []).append(own)
-    return Study(_join(calibrations), _join(kept), tuple(streams))
+    return Study(_join(calibrations), _join(kept), tuple(streams), texts)
 
 
 def _join(parts: Mapping[Place, Sequence[pd.DataFrame]]) -> dict[Place, pd.DataFrame]:
@@ -116,7 +123,8 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     cell's own optimum, drawn anew from its noise and held to the clamp: what a law that knew it would be charged).
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
-    corpus. Laws that a calibration leaves undetermined are left out.
+    corpus. Those are judged twice: by the law as it is, and by the law carried to that text (``analysis.carry``), where
+    runs of both texts have counted their entropies. Laws that a calibration leaves undetermined are left out.
     """
     # Without cells that have one dropout so far, as a run under way has them.
     tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}
@@ -135,8 +143,12 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
                     fitted, held[place], held_floors[place], lambda *cell, known=cells[place]: _kind(known, *cell)
                 )
             for other, targets in cells.items():
-                if other[0] != place[0] and other[1] == place[1]:
-                    rows += _judge(fitted, targets, floors[other], lambda *cell: ANOTHER)
+                if other[0] == place[0] or other[1] != place[1]:
+                    continue
+                rows += _judge(fitted, targets, floors[other], lambda *cell: ANOTHER)
+                if place in study.texts and other in study.texts:
+                    carried = carry(fitted, study.texts[place], study.texts[other])
+                    rows += _judge(carried, targets, floors[other], lambda *cell: CARRIED, fitted_on=place[0])
     return pd.DataFrame(rows)
 
 
@@ -153,7 +165,12 @@ def _kind(known: Targets, n_params: int, unique_tokens: int, sampled_tokens: int
 
 
 def _judge(
-    fitted: Coefficients, held: Targets, floors: Array, kind_of: Callable[..., str | None]
+    fitted: Coefficients,
+    held: Targets,
+    floors: Array,
+    kind_of: Callable[..., str | None],
+    *,
+    fitted_on: str | None = None,
 ) -> list[dict[str, Any]]:
     rows = []
     for fit, floor in zip(held.fits, floors, strict=True):
@@ -165,7 +182,7 @@ def _judge(
         rows.append(
             {
                 "law": fitted.law,
-                "fitted_on": fitted.regime,
+                "fitted_on": fitted_on or fitted.regime,
                 "regime": fit.regime,
                 "kind": kind,
                 "model": fit.model,

@@ -178,6 +178,27 @@ class Law:
             raise UserError(f"law {self.name}: a coefficient is not finite: fit it again")
         return vector
 
+    def carried(self, coefficients: Mapping[str, float], unique_scale: float) -> dict[str, float]:
+        """The coefficients that say of U unique tokens what these say of ``unique_scale * U``.
+
+        Raises:
+            UserError: the scale is not positive and finite, or the form has no such coefficients.
+        """
+        change = self.change_of_scale(unique_scale)
+        return dict(zip(self.coefficients, (change @ self.vector(coefficients)).tolist(), strict=True))
+
+    def change_of_scale(self, unique_scale: float) -> Array:
+        """The matrix (k, k) that ``carried`` multiplies coefficients by, from designs on a grid of cells.
+
+        Columns are polynomials in logarithms, and the scale is a power: such a change is exact.
+        """
+        p, u, c = (np.power(10.0, grid).ravel() for grid in np.meshgrid([4, 5, 7], [3, 4.5, 7], [4, 6, 9]))
+        here, there = self.design(p, u, c), self.design(p, np.multiply(unique_scale, u), c)
+        change = np.asarray(np.linalg.lstsq(here, there, rcond=None)[0], dtype=np.float64)
+        if not np.allclose(here @ change, there, rtol=1e-6, atol=1e-9 * np.abs(there).max()):
+            raise UserError(f"law {self.name} has no coefficients for another unit of U: use a form of logarithms")
+        return change
+
     def dropout(
         self,
         coefficients: Mapping[str, float],

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from tune_dd.laws import (
     P_MIN,
     PINNED_ONSET,
     PINNED_SLOPE,
+    Law,
     design_rank,
     get_law,
     rank_and_condition,
@@ -142,3 +145,24 @@ def test_rank_does_not_depend_on_the_scale_of_a_cell() -> None:
     p, u, c = np.array([1e5, 1e5, 1e5, 1e5]), np.array([4e3, 8e3, 4e3, 8e3]), np.array([1e5, 1e5, 2e5, 2e5])
     assert rank_and_condition(get_law("onset"), p, u, c)[0] == 3
     assert rank_and_condition(get_law("onset"), p, u, 1e5)[0] == 2
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
+def test_carried_coefficients_say_of_u_what_the_others_say_of_its_multiple(law: Law) -> None:
+    rng = np.random.default_rng(0)
+    coefficients = dict(zip(law.coefficients, rng.normal(size=len(law.coefficients)), strict=True))
+    p, u, c = 10 ** rng.uniform(4, 8, 50), 10 ** rng.uniform(3, 7, 50), 10 ** rng.uniform(4, 10, 50)
+    carried = law.carried(coefficients, 1.7)
+    np.testing.assert_allclose(
+        law.predictor(carried, p, u, c), law.predictor(coefficients, p, 1.7 * u, c), rtol=1e-7, atol=1e-10
+    )
+    back = law.carried(carried, 1 / 1.7)
+    assert list(back.values()) == pytest.approx(list(coefficients.values()), rel=1e-6, abs=1e-9)
+    with pytest.raises(UserError, match="positive and finite"):
+        law.carried(coefficients, 0.0)
+
+
+def test_a_form_that_is_tied_to_a_unit_of_u_cannot_be_carried() -> None:
+    tied = replace(LAWS["x_only"], columns=lambda p, u, c: (np.sin(5 * u), np.ones_like(p)))
+    with pytest.raises(UserError, match="another unit of U"):
+        tied.carried({"A": 1.0, "C0": 0.0}, 1.7)
