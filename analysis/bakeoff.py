@@ -56,7 +56,7 @@ class Study:
         calibrations: place -> rows of the runs that laws are fitted to.
         holdouts: place -> rows of the static runs that laws were frozen for beforehand.
         streams: the streams that a law was frozen for.
-        texts: place -> its text, where a run there has counted its entropy.
+        texts: place -> its text, where a run there has counted its bigrams.
     """
 
     calibrations: dict[Place, pd.DataFrame]
@@ -124,7 +124,7 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
     corpus. Those are judged twice: by the law as it is, and by the law carried to that text (``analysis.carry``), where
-    runs of both texts have counted their entropies. Laws that a calibration leaves undetermined are left out.
+    runs of both texts have counted their bigrams. Laws that a calibration leaves undetermined are left out.
     """
     # Without cells that have one dropout so far, as a run under way has them.
     tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}

@@ -1,10 +1,9 @@
 """A law for a text that nothing was trained on: ``python -m analysis carry``.
 
 Between the texts that we measured, one number is the difference: a law calibrated on one of them holds on another
-if U of that other text is multiplied by a scale of its own. The scale follows the texts' bigram entropies h, the
-conditional entropy of a token given the one before it (``tune_dd.corpus.entropy``), which is counted when a text is
-tokenized: ``log10(scale) = 0.25 (h of the calibrated text - h of the other)``. A text that surprises less counts
-for more (docs/methodology.md, section 4).
+if U of that other text is multiplied by a scale of its own. The scale follows the validation loss b of a bigram
+model (``tune_dd.corpus.bigram``), which is counted when a text is tokenized: ``log10(scale) = 0.36 (b of the
+calibrated text - b of the other)``. A text that surprises less counts for more (docs/methodology.md, section 4).
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import CONFIG, read_json, write_json
 from tune_dd.errors import UserError
 
-# Ours, decades of U per nat: the slope over five texts, fixed before four others were trained on.
-ENTROPY_SLOPE = 0.25
+# Ours, decades of U per nat: the slope over seven texts (docs/methodology.md, section 4).
+BIGRAM_SLOPE = 0.36
 
 
 @dataclass(frozen=True)
@@ -34,29 +33,31 @@ class Text:
 
     Attributes:
         regime: its name.
-        entropy: its bigram entropy, nats per token.
-        sample_tokens: tokens that were counted for it.
+        bigram_loss: validation loss of a bigram model of it, nats per token.
+        train_tokens, val_tokens: tokens that were counted and judged for it.
         vocab_size, tokenizer_hash, corpus_hash: as in config.json.
     """
 
     regime: str
-    entropy: float
-    sample_tokens: int
+    bigram_loss: float
+    train_tokens: int
+    val_tokens: int
     vocab_size: int
     tokenizer_hash: str
     corpus_hash: str
 
 
 def text_of(config: dict[str, Any]) -> Text | None:
-    """The text that a run was trained on, from its config.json; None where its entropy was not counted yet."""
+    """The text that a run was trained on, from its config.json; None where its bigrams were not counted yet."""
     data = config.get("data") or {}
-    counted = (data.get("manifest") or {}).get("bigram_entropy")
+    counted = (data.get("manifest") or {}).get("bigram")
     if counted is None:
         return None
     return Text(
         regime=str(config["regime"]["name"]),
-        entropy=float(counted["nats_per_token"]),
-        sample_tokens=int(counted["tokens"]),
+        bigram_loss=float(counted["val_loss"]),
+        train_tokens=int(counted["train_tokens"]),
+        val_tokens=int(counted["val_tokens"]),
         vocab_size=int(data["manifest"]["settings"]["vocab_size"]),
         tokenizer_hash=str(data["tokenizer_hash"]),
         corpus_hash=str(data["corpus_hash"]),
@@ -67,16 +68,16 @@ def unique_scale(calibrated: Text, other: Text) -> float:
     """What U of the other text is multiplied by under a law of the calibrated one.
 
     Raises:
-        UserError: their entropies do not compare: other vocabularies, or other numbers of tokens counted.
+        UserError: their losses do not compare: other vocabularies, or other numbers of tokens counted.
     """
-    for name in ("vocab_size", "sample_tokens"):
+    for name in ("vocab_size", "train_tokens", "val_tokens"):
         here, there = getattr(calibrated, name), getattr(other, name)
         if here != there:
             raise UserError(
                 f"{calibrated.regime} and {other.regime} differ in {name} ({here:,} and {there:,}), so that their "
-                "entropies do not compare: tokenize both alike"
+                "bigram losses do not compare: tokenize as much of both, with one size of vocabulary"
             )
-    return float(10.0 ** (ENTROPY_SLOPE * (calibrated.entropy - other.entropy)))
+    return float(10.0 ** (BIGRAM_SLOPE * (calibrated.bigram_loss - other.bigram_loss)))
 
 
 def carry(fitted: Coefficients, calibrated: Text, other: Text) -> Coefficients:
@@ -87,9 +88,9 @@ def carry(fitted: Coefficients, calibrated: Text, other: Text) -> Coefficients:
     ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T if len(draws) else None
     names = fitted.form.coefficients
     note = (
-        f"carried from {calibrated.regime} by bigram entropy ({calibrated.entropy:.3f} there and {other.entropy:.3f} "
-        f"here, nats per token): U counts {scale:.2f} times; nothing was trained on this text, and the intervals hold "
-        "no doubt about that scale"
+        f"carried from {calibrated.regime} by bigram loss ({calibrated.bigram_loss:.3f} there and "
+        f"{other.bigram_loss:.3f} here, nats per token): U counts {scale:.2f} times; nothing was trained on this text, "
+        "and the intervals hold no doubt about that scale"
     )
     return replace(
         fitted,
@@ -109,7 +110,7 @@ def read_text(folder: Path) -> Text:
     """The text of a run, of a chain, or of a token cache.
 
     Raises:
-        UserError: the folder is none of them, or was made before entropies were counted.
+        UserError: the folder is none of them, or was made before bigrams were counted.
     """
     manifests = sorted(folder.glob("manifest-v*.json"))
     if (folder / CHAIN).is_file():

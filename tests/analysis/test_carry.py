@@ -13,7 +13,7 @@ import pytest
 from analysis.__main__ import main
 from analysis.advise import read_coefficients
 from analysis.bakeoff import ANOTHER, CARRIED, judge_cells, sort_runs
-from analysis.carry import ENTROPY_SLOPE, Text, carry, read_text, unique_scale
+from analysis.carry import BIGRAM_SLOPE, Text, carry, read_text, unique_scale
 from analysis.coefficients import Coefficients, fit_law
 from analysis.tables import load_experiment
 from tune_dd.artifacts import write_json
@@ -21,15 +21,15 @@ from tune_dd.corpus.prepare import prepare_corpus
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource, ModelSpec
 
-HERE = Text("pydocs", 3.6, 2_000_000, 512, "docstrings-tokenizer", "docstrings-corpus")
+HERE = Text("pydocs", 3.6, 2_000_000, 200_000, 512, "docstrings-tokenizer", "docstrings-corpus")
 # A text of which a token counts for two of the other's.
-THERE = Text("owt", 3.6 - np.log10(2) / ENTROPY_SLOPE, 2_000_000, 512, "web-tokenizer", "web-corpus")
+THERE = Text("owt", 3.6 - np.log10(2) / BIGRAM_SLOPE, 2_000_000, 200_000, 512, "web-tokenizer", "web-corpus")
 INNER, MODELS = (4_000, 8_000, 16_000, 32_000), (ModelSpec(1, 2, 32), ModelSpec(2, 2, 64))
 
 
 def config_of(text: Text, run_id: str) -> dict[str, Any]:
-    counted = {"nats_per_token": text.entropy, "tokens": text.sample_tokens}
-    manifest = {"bigram_entropy": counted, "settings": {"vocab_size": text.vocab_size}}
+    counted = {"val_loss": text.bigram_loss, "train_tokens": text.train_tokens, "val_tokens": text.val_tokens}
+    manifest = {"bigram": counted, "settings": {"vocab_size": text.vocab_size}}
     data = {"manifest": manifest, "tokenizer_hash": text.tokenizer_hash, "corpus_hash": text.corpus_hash}
     return {"run_id": run_id, "regime": {"name": text.regime}, "scale_name": "pocket", "data": data}
 
@@ -50,12 +50,12 @@ def fitted(run: Path) -> Coefficients:
     return read_coefficients(run)
 
 
-def test_the_scale_is_a_power_of_the_difference_in_entropy() -> None:
+def test_the_scale_is_a_power_of_the_difference_in_loss() -> None:
     assert unique_scale(HERE, THERE) == pytest.approx(2.0)
     assert unique_scale(THERE, HERE) == pytest.approx(0.5)
     assert unique_scale(HERE, HERE) == 1.0
-    for other in (replace(THERE, vocab_size=4_096), replace(THERE, sample_tokens=500_000)):
-        with pytest.raises(UserError, match="entropies do not compare: tokenize both alike"):
+    for other in (replace(THERE, vocab_size=4_096), replace(THERE, train_tokens=500_000)):
+        with pytest.raises(UserError, match="bigram losses do not compare"):
             unique_scale(HERE, other)
 
 
@@ -98,7 +98,7 @@ def test_the_command_carries_a_run_s_law_to_a_token_cache(
         cache_dir=tmp_path / "dropout_decay_words",
     )
     there = read_text(corpus.folder)
-    assert (there.regime, there.corpus_hash, there.sample_tokens) == ("words", corpus.corpus_hash, 20_000)
+    assert (there.regime, there.corpus_hash, there.train_tokens) == ("words", corpus.corpus_hash, 20_000)
     out = tmp_path / "carried"
     assert main(["carry", str(run), str(corpus.folder), "--out", str(out)]) == 2
     assert "differ in vocab_size (512 and 300)" in capsys.readouterr().err
@@ -106,10 +106,12 @@ def test_the_command_carries_a_run_s_law_to_a_token_cache(
 
     home = tmp_path / "home"
     home.mkdir()
-    write_json(home / "config.json", config_of(replace(there, regime="pydocs", entropy=there.entropy + 0.4), "home"))
+    write_json(
+        home / "config.json", config_of(replace(there, regime="pydocs", bigram_loss=there.bigram_loss + 0.4), "home")
+    )
     (home / "coefficients.json").write_bytes((run / "coefficients.json").read_bytes())
     assert main(["carry", str(home), str(corpus.folder), "--out", str(out)]) == 0
-    assert f"U counts {10 ** (0.4 * ENTROPY_SLOPE):.2f} times" in capsys.readouterr().out
+    assert f"U counts {10 ** (0.4 * BIGRAM_SLOPE):.2f} times" in capsys.readouterr().out
     advice = ["advise", "--coefficients", str(out), "--params", "163840", "--stages", "4k:131k,8k:262k"]
     assert main(advice) == 0
     assert "words, P = 164k" in capsys.readouterr().out

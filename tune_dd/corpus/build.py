@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from tune_dd.corpus import overlap
 from tune_dd.corpus.bars import Report
+from tune_dd.corpus.bigram import TRAIN_TOKENS, VALIDATION_TOKENS, bigram_loss
 from tune_dd.corpus.cache import FORMAT, CacheFiles, file_record, manifest_checksum
-from tune_dd.corpus.entropy import SAMPLE_TOKENS, bigram_entropy
 from tune_dd.errors import UserError
 from tune_dd.tokenizer import (
     bos_token,
@@ -156,14 +156,18 @@ def build_files(
     )
     _write(files.tokenizer, tokenizer_json.encode())
     _write_tokens(files.tokens, [parts[TRAIN], parts[VALIDATION]], sum(s.tokens for s in splits.values()))
-    train = np.load(files.tokens, mmap_mode="r")[: splits[TRAIN].tokens]
+    train, validation = np.split(np.load(files.tokens, mmap_mode="r"), [splits[TRAIN].tokens])
     return {
         **{key: {n: getattr(s, key) for n, s in splits.items()} for key in ("tokens", "documents", "bytes")},
         "duplicates_dropped": sum(s.duplicates for s in splits.values()),
         "sources_read_to_the_end": not all(s.full for s in splits.values()),
         "validation_overlap": share,
         "validation_overlap_measure": overlap.DESCRIPTION,
-        "bigram_entropy": {"nats_per_token": bigram_entropy(train), "tokens": min(len(train), SAMPLE_TOKENS)},
+        "bigram": {
+            "val_loss": bigram_loss(train, validation, files.vocab_size),
+            "train_tokens": min(len(train), TRAIN_TOKENS),
+            "val_tokens": min(len(validation), VALIDATION_TOKENS),
+        },
     }
 
 
