@@ -27,7 +27,7 @@ from analysis.verdict import winner
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import METRICS as TABLE
 from tune_dd.errors import UserError
-from tune_dd.laws import P_MAX, P_MIN, Array
+from tune_dd.laws import P_MAX, Array
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
@@ -199,8 +199,8 @@ def _judge(
 
 
 def _floors(held: Targets) -> Array:
-    """(n,) mean regret of each cell's own optimum, drawn anew and clamped."""
-    draws = np.clip(target_draws(held, FLOOR_DRAWS, np.random.default_rng(0))[0], P_MIN, P_MAX)
+    """(n,) mean regret of each cell's own optimum, drawn anew, where no law asks for more than ``P_MAX``."""
+    draws = np.clip(target_draws(held, FLOOR_DRAWS, np.random.default_rng(0))[0], 0.0, P_MAX)
     return np.array([fit.regret(own).mean() for fit, own in zip(held.fits, draws.T, strict=True)])
 
 

@@ -16,7 +16,7 @@ from analysis.curves import coordinate
 from analysis.misfit import discrepancy, freedom, problem_of
 from analysis.targets import Targets, check_rank, folds, make_targets, target_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import P_MAX, P_MIN, REFERENCE_LAW, Array, Law, design_rank, get_law
+from tune_dd.laws import REFERENCE_LAW, Array, Law, design_rank, get_law
 
 SCHEMA = 1
 LEVEL = 0.95
@@ -174,8 +174,6 @@ def fit_law(
     fallback: str | None = None,
     n_bootstrap: int = 1000,
     seed: int = 0,
-    p_min: float = P_MIN,
-    p_max: float = P_MAX,
     targets: Targets | None = None,
 ) -> Coefficients:
     """Fit a law to the cells of one regime.
@@ -209,7 +207,7 @@ def fit_law(
     elif not targets.replicated:
         notes.append("no replicates: the noise behind the intervals is the losses' scatter about each cell's curve")
     notes += _weaknesses(targets, form, condition)
-    problem = problem_of(targets, form, p_min, p_max, seed=seed)
+    problem = problem_of(targets, form, seed=seed)
     rng = np.random.default_rng([seed, 1])
     beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
     predicted = problem.predict(problem.design @ beta)
@@ -231,8 +229,8 @@ def fit_law(
         law=form.name,
         coefficients=dict(zip(form.coefficients, beta.tolist(), strict=True)),
         intervals=intervals,
-        p_min=p_min,
-        p_max=p_max,
+        p_min=problem.p_min,
+        p_max=problem.p_max,
         rank=rank,
         condition_number=condition,
         n_cells=int(targets.point.sum()),

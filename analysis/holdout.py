@@ -16,7 +16,7 @@ from analysis import robust
 from analysis.misfit import problem_of
 from analysis.targets import MAX_FOLDS, Targets, folds, make_targets
 from tune_dd.errors import UserError
-from tune_dd.laws import P_MAX, P_MIN, REFERENCE_LAW, Array, design_rank, get_law
+from tune_dd.laws import REFERENCE_LAW, Array, design_rank, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
 RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable", "odds", "onset", "pinned")
@@ -28,8 +28,6 @@ def leave_one_cell_out(
     *,
     law: str = REFERENCE_LAW,
     seed: int = 0,
-    p_min: float = P_MIN,
-    p_max: float = P_MAX,
 ) -> pd.DataFrame:
     """Predict each cell by the law fitted to all others (beyond 200 cells: to those of the other 199 folds).
 
@@ -41,7 +39,7 @@ def leave_one_cell_out(
         UserError: as ``make_targets``.
     """
     targets = make_targets(selection, table, seed=seed)
-    return _predict_folds(targets, law, p_min, p_max, seed)
+    return _predict_folds(targets, law, seed)
 
 
 def leave_one_level_out(
@@ -52,8 +50,6 @@ def leave_one_level_out(
     by: str = "unique_tokens",
     level: int | None = None,
     seed: int = 0,
-    p_min: float = P_MIN,
-    p_max: float = P_MAX,
 ) -> pd.DataFrame:
     """Predict all cells of one level, by default the largest, by the law fitted to the other levels.
 
@@ -66,7 +62,7 @@ def leave_one_level_out(
         UserError: ``by`` is not one of the three, there is one level only, or no such level.
     """
     targets = make_targets(selection, table, seed=seed)
-    return _predict_level(targets, law, by, level, p_min, p_max, seed)
+    return _predict_level(targets, law, by, level, seed)
 
 
 def rivals(
@@ -75,8 +71,6 @@ def rivals(
     *,
     laws: Sequence[str] = RIVALS,
     seed: int = 0,
-    p_min: float = P_MIN,
-    p_max: float = P_MAX,
     targets: Targets | None = None,
 ) -> pd.DataFrame:
     """Laws side by side on every hold-out that the table allows.
@@ -92,10 +86,10 @@ def rivals(
     targets = targets or make_targets(selection, table, seed=seed)
     rows = []
     for law in laws:
-        predictions = {"cell": _predict_folds(targets, law, p_min, p_max, seed)}
+        predictions = {"cell": _predict_folds(targets, law, seed)}
         for by in LEVELS:
             if len(np.unique(getattr(targets, by))) > 1:
-                predictions[f"largest {by}"] = _predict_level(targets, law, by, None, p_min, p_max, seed)
+                predictions[f"largest {by}"] = _predict_level(targets, law, by, None, seed)
         for holdout, held in predictions.items():
             note = f"in {MAX_FOLDS} folds" if holdout == "cell" and len(held) > MAX_FOLDS else ""
             known = held["regret"].notna().all()
@@ -118,9 +112,7 @@ def rivals(
     return frame
 
 
-def _predict_level(
-    targets: Targets, law: str, by: str, level: int | None, p_min: float, p_max: float, seed: int
-) -> pd.DataFrame:
+def _predict_level(targets: Targets, law: str, by: str, level: int | None, seed: int) -> pd.DataFrame:
     if by not in LEVELS:
         raise UserError(f"cannot leave out a level of {by!r}: it is one of {', '.join(LEVELS)}")
     values: Array = getattr(targets, by)
@@ -131,7 +123,7 @@ def _predict_level(
         raise UserError(f"no cell has {by}={level}: choose one of {', '.join(f'{v:.0f}' for v in np.unique(values))}")
     form = get_law(law)
     mask = (~held).astype(np.float64)
-    problem = problem_of(targets, form, p_min, p_max, seed=seed, mask=mask)
+    problem = problem_of(targets, form, seed=seed, mask=mask)
     predicted = np.full(len(targets), np.nan)
     if _determined(problem.design[targets.point & ~held]):
         rng = np.random.default_rng([seed, 2])
@@ -140,9 +132,9 @@ def _predict_level(
     return _held_out(targets, predicted, np.flatnonzero(held))
 
 
-def _predict_folds(targets: Targets, law: str, p_min: float, p_max: float, seed: int) -> pd.DataFrame:
+def _predict_folds(targets: Targets, law: str, seed: int) -> pd.DataFrame:
     """Predict each cell by the law fitted without its fold. That hardly moves the fit: the whole table's is refined."""
-    problem = problem_of(targets, get_law(law), p_min, p_max, seed=seed)
+    problem = problem_of(targets, get_law(law), seed=seed)
     predicted = np.full(len(targets), np.nan)
     fold = folds(targets)
     mask = (fold != np.unique(fold)[:, None]).astype(np.float64)

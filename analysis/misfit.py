@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis import robust
 from analysis.targets import Targets, design_of
-from tune_dd.laws import P_MAX, P_MIN, Array, Law
+from tune_dd.laws import P_MAX, Array, Law
 
 
 def freedom(targets: Targets, k: int) -> float:
@@ -36,9 +36,7 @@ def discrepancy(targets: Targets, errors: Array, k: int) -> float:
     return float(np.sqrt(max(float(excess), 0.0)))
 
 
-def problem_of(
-    targets: Targets, law: Law, p_min: float = P_MIN, p_max: float = P_MAX, *, seed: int = 0, mask: Array | None = None
-) -> robust.Problem:
+def problem_of(targets: Targets, law: Law, *, seed: int = 0, mask: Array | None = None) -> robust.Problem:
     """The fit of a law to targets: each cell's width is that of its noise and of the law's misfit together.
 
     A law that misses its cells by more than their noise would otherwise be ruled by the few sharpest, and what
@@ -47,7 +45,7 @@ def problem_of(
     Args:
         mask: (n,) 0 for cells that are held out: they do not tell the misfit either.
     """
-    problem = robust.Problem(design_of(targets, law), targets.width, p_min, p_max, law.link)
+    problem = robust.Problem(design_of(targets, law), targets.width, law.p_min, P_MAX, law.link)
     if mask is not None:
         targets = replace(targets, point=targets.point & (mask > 0))
     k = len(law.coefficients)

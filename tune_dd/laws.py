@@ -14,6 +14,7 @@ passes an onset, ``C* = 10^(-C0/B) (U/P)^(A/B)``: the training that a model take
 Beyond it dropout grows with log10(C/C*), at a slope that falls as 1/U, as the best ridge penalty per sample does.
 The *pinned* form is the onset with its two exponents held to what all our texts share: the onset is at
 ``(U/P)^0.42`` and the slope falls as ``U^-0.85``. A calibration gives it the slope and the onset's place, no more.
+Before the onset it gives no dropout at all, where the other forms give the least of their clamp.
 
 On a stream, C counts every draw alike, also those from earlier, smaller prefixes. The *diluted* forms are the same
 laws, fitted to the same cells, but weigh a draw from the prefix U_s at a stage of prefix U_t by ``U_s / U_t``, or
@@ -99,6 +100,7 @@ class Law:
         link: from the linear predictor to the rate.
         scale: log10 U -> what every column is multiplied by, above 0; None for 1.
         dilution: on a stream, a draw from the prefix U_s counts ``(U_s / U_t)^dilution`` at a stage of prefix U_t.
+        p_min: the least that the form gives.
         stream_max: the most that the form gives at a stage of a stream of several stages.
         cells: name of the form that is fitted: another one for a form that differs on streams alone.
     """
@@ -110,6 +112,7 @@ class Law:
     link: Link = IDENTITY
     scale: Callable[[Array], Array] | None = None
     dilution: float = 0.0
+    p_min: float = P_MIN
     stream_max: float = P_MAX
     cells: str = ""
 
@@ -206,12 +209,15 @@ class Law:
         unique_tokens: ArrayLike,
         sampled_tokens: ArrayLike,
         *,
-        p_min: float = P_MIN,
+        p_min: float | None = None,
         p_max: float = P_MAX,
     ) -> Array:
-        """The law's dropout, clamped to [p_min, p_max]; shape: the broadcast shape of the arguments."""
+        """The law's dropout, clamped to [p_min, p_max], by default from the form's own least rate on.
+
+        Shape: the broadcast shape of the arguments.
+        """
         raw = self.predictor(coefficients, n_params, unique_tokens, sampled_tokens)
-        return np.asarray(np.clip(self.link.rate(raw), p_min, p_max))
+        return np.asarray(np.clip(self.link.rate(raw), self.p_min if p_min is None else p_min, p_max))
 
     def predictor(
         self,
@@ -264,6 +270,7 @@ _PINNED = Law(
     lambda p, u, c: (c + PINNED_ONSET * (p - u), _ones(p)),
     f"(10k/U)^{PINNED_SLOPE} (B (log10(C) + {PINNED_ONSET} x) + C0), x = log10(P/U)",
     scale=lambda u: 10.0 ** (PINNED_SLOPE * (4.0 - u)),
+    p_min=0.0,
 )
 _ODDS = Law(
     "odds",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tune_dd.errors import UserError
-from tune_dd.laws import P_MAX, P_MIN, REFERENCE_LAW, get_law
+from tune_dd.laws import P_MAX, REFERENCE_LAW, get_law
 from tune_dd.trial import static_condition
 
 
@@ -77,7 +77,7 @@ def law_path(
     sampled_tokens: Sequence[int],
     *,
     law: str = REFERENCE_LAW,
-    p_min: float = P_MIN,
+    p_min: float | None = None,
     p_max: float = P_MAX,
     condition: str = "law",
 ) -> Schedule:
@@ -88,6 +88,7 @@ def law_path(
         n_params: P.
         unique_tokens: U_t of each stage.
         sampled_tokens: C_t by the end of each stage, cumulative.
+        p_min, p_max: the clamp; by default from the form's own least rate on.
 
     Raises:
         UserError: the stages do not match, C does not grow, the law or a coefficient is unknown.
@@ -98,12 +99,13 @@ def law_path(
         )
     if any(later <= earlier for earlier, later in pairwise(sampled_tokens)):
         raise UserError(f"sampled tokens {list(sampled_tokens)} must grow from stage to stage: they are cumulative")
-    if not 0.0 <= p_min <= p_max < 1.0:
-        raise UserError(f"clamp [{p_min}, {p_max}] must satisfy 0 <= p_min <= p_max < 1")
     form = get_law(law)
+    least = form.p_min if p_min is None else p_min
+    if not 0.0 <= least <= p_max < 1.0:
+        raise UserError(f"clamp [{least}, {p_max}] must satisfy 0 <= p_min <= p_max < 1")
     counted = form.along(unique_tokens, sampled_tokens)
     most = form.at_most(len(counted), p_max)
-    path = form.dropout(coefficients, n_params, unique_tokens, counted, p_min=p_min, p_max=most)
+    path = form.dropout(coefficients, n_params, unique_tokens, counted, p_min=least, p_max=most)
     return Schedule(condition, "law", tuple(float(value) for value in path))
 
 

@@ -139,6 +139,9 @@ def test_the_pinned_form_is_the_onset_with_its_exponents_held() -> None:
         onset.predictor(same, p, u, c),
     )
     assert get_law("pinned_capped").at_most(5, P_MAX) == 0.5
+    before = 10 ** (-place / slope) * (u / p) ** PINNED_ONSET / 2
+    assert (pinned.dropout({"B": slope, "C0": place}, p, u, before) == 0).all(), "no dropout before the onset"
+    assert (onset.dropout(same, p, u, before) == P_MIN).all()
 
 
 def test_rank_does_not_depend_on_the_scale_of_a_cell() -> None:
