@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return carry_command(arguments[1:])
         if arguments[:1] == ["laws"]:
-            from analysis.bakeoff import laws_command
+            from analysis.laws_command import laws_command
 
             return laws_command(arguments[1:])
         if arguments[:1] == ["save"]:

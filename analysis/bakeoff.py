@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,12 @@ from analysis.carry import Text, carry, text_of
 from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.holdout import RIVALS
-from analysis.report import calibration_rows, make_folder, write_pair
-from analysis.tables import POINT, Experiment, load_experiment
+from analysis.report import calibration_rows
+from analysis.tables import POINT, Experiment
 from analysis.targets import Targets, make_targets, target_draws
-from analysis.terminal import interval_text, make_console, new_table
-from analysis.verdict import winner
-from tune_dd.arguments import OneLineParser
-from tune_dd.artifacts import METRICS as TABLE
+from analysis.texts import compare_texts
 from tune_dd.errors import UserError
-from tune_dd.laws import P_MAX, Array
+from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, Array
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
@@ -150,6 +146,24 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
                     carried = carry(fitted, study.texts[place], study.texts[other])
                     rows += _judge(carried, targets, floors[other], lambda *cell: CARRIED, fitted_on=place[0])
     return pd.DataFrame(rows)
+
+
+def judge_texts(study: Study, *, law: str = LAWS[DEFAULT_LAW].cells, seed: int = 0) -> pd.DataFrame:
+    """Every calibration's law on the cells of the other texts: rows of ``analysis.texts.compare_texts``."""
+    frames = []
+    for scale in sorted({place[1] for place in study.calibrations}):
+        own = {place: rows for place, rows in study.calibrations.items() if place[1] == scale}
+        tables = {place[0]: calibration_rows(rows)[0] for place, rows in own.items()}
+        cells = {regime: make_targets(None, table, seed=seed) for regime, table in tables.items()}
+        fitted = {regime: _fit(table, cells[regime], law, seed) for regime, table in tables.items()}
+        frames.append(
+            compare_texts(
+                {regime: each for regime, each in fitted.items() if each is not None},
+                cells,
+                {place[0]: study.texts[place] for place in own if place in study.texts},
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
 
 
 def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int) -> Coefficients | None:
@@ -292,73 +306,3 @@ def judge_streams(study: Study, *, n_bootstrap: int = 2000, seed: int = 0) -> pd
                 }
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def laws_command(arguments: Sequence[str]) -> int:
-    """``python -m analysis laws``: print the tables and, with ``--out``, write them."""
-    from rich.text import Text
-
-    options = parser().parse_args(arguments)
-    runs = options.runs or sorted(path.parent for path in options.results.glob(f"**/{TABLE}"))
-    if not runs:
-        raise UserError(f"no run below {options.results}: name runs, or --results FOLDER")
-    study = sort_runs([load_experiment([run]) for run in runs], every=options.every)
-    every = judge_cells(study, seed=options.seed)
-    cells = summarise_cells(every, seed=options.seed) if len(every) else every
-    streams = judge_streams(study, n_bootstrap=options.bootstrap, seed=options.seed)
-    if not len(cells) and not len(streams):
-        raise UserError(
-            "nothing is held out: name another corpus, a calibrate run begun with --coefficients, or a stream"
-        )
-    console = make_console()
-    for kind, rows in cells.groupby("kind", sort=False) if len(cells) else ():
-        what = f"Regret on {rows['n_cells'].iloc[0]} held-out cells, nats per token: {kind}"
-        floor = f"the cells' own optima would be charged {rows['floor_mean'].iloc[0]:.3f}"
-        table = new_table(f"{what} ({floor})", console)
-        for name in ("law", "mean", "95 % interval", "largest", "rmse of p"):
-            table.add_column(name, justify="left" if name == "law" else "right")
-        for row in rows.to_dict("records"):
-            interval = interval_text(row["low"], row["high"], 3)
-            table.add_row(
-                row["law"], f"{row['regret_mean']:.3f}", interval, f"{row['regret_max']:.3f}", f"{row['rmse']:.3f}"
-            )
-        console.print(table)
-    for _, rows in streams.groupby("run", sort=False) if len(streams) else ():
-        first = rows.iloc[0]
-        what = "final loss less the best static's, and the best path's"
-        title = f"Stream of {first['regime']}, {first['model']}: {what}"
-        table = new_table(title, console)
-        for name in ("law", "dropout by stage", "less best static", "95 % interval", "less best path"):
-            table.add_column(name, justify="left" if name == "law" else "right")
-        for row in rows.to_dict("records"):
-            interval = interval_text(row["low"], row["high"], 3)
-            best = f"{row['against_best']:+.3f} ({row['best_path']})"
-            table.add_row(row["law"], row["path"], f"{row['against_static']:+.3f}", interval, best)
-        console.print(table)
-    name, why = winner(cells, streams)
-    console.print(Text(f"{name}: {why}", style="bold"))
-    if options.out is not None:
-        make_folder(options.out)
-        verdict = {"law": name, "why": why}
-        write_pair(options.out, "law_cells", cells, {**verdict, "cells": every.to_dict("records")})
-        write_pair(options.out, "law_streams", streams)
-        console.print(f"Tables: {options.out}", soft_wrap=True)
-    return 0
-
-
-def parser() -> OneLineParser:
-    result = OneLineParser(prog="python -m analysis laws", description=__doc__)
-    add = result.add_argument
-    add(
-        "runs",
-        nargs="*",
-        type=Path,
-        metavar="RUN",
-        help="calibrate, confirm and stream runs (default: all of --results)",
-    )
-    add("--results", type=Path, default=Path("ray_results/saved"), help="where to look for runs (default: %(default)s)")
-    add("--every", action="store_true", help="judge on hold-outs too that fewer forms were frozen for than for others")
-    add("--bootstrap", type=int, default=2000, help="draws behind the streams' intervals (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of every bootstrap (default: %(default)s)")
-    add("--out", type=Path, metavar="FOLDER", help="write law_cells.* and law_streams.* there")
-    return result

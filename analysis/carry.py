@@ -3,7 +3,7 @@
 Between the texts that we measured, one number is the difference: a law calibrated on one of them holds on another
 if U of that other text is multiplied by a scale of its own. The scale follows the validation loss b of a bigram
 model (``tune_dd.corpus.bigram``), which is counted when a text is tokenized: ``log10(scale) = 0.36 (b of the
-calibrated text - b of the other)``. A text that surprises less counts for more (docs/methodology.md, section 4).
+calibrated text - b of the other)``. A text that surprises less counts for more (docs/methodology.md, section 7).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import CONFIG, read_json, write_json
 from tune_dd.errors import UserError
 
-# Ours, decades of U per nat: the slope over seven texts (docs/methodology.md, section 4).
+# Ours, decades of U per nat: the slope over seven texts (docs/methodology.md, section 7).
 BIGRAM_SLOPE = 0.36
 
 
@@ -139,8 +139,15 @@ def _as_config(manifest: Any, regime: str) -> dict[str, Any]:
 def carry_command(arguments: Sequence[str]) -> int:
     """``python -m analysis carry``: write coefficients.json for the other text, and say what the scale is."""
     options = parser().parse_args(arguments)
-    calibrated, other = read_text(options.calibrated), read_text(options.to)
-    carried = carry(read_coefficients(options.calibrated), calibrated, other)
+    fitted = read_coefficients(options.coefficients)
+    home = options.calibrated_on or options.coefficients
+    calibrated, other = read_text(home), read_text(options.text)
+    if fitted.tokenizer_hash not in ("", calibrated.tokenizer_hash):
+        raise UserError(
+            f"{options.coefficients} was not fitted on the text of {home} as it is tokenized there: name a run on its "
+            "own text with --calibrated-on"
+        )
+    carried = carry(fitted, calibrated, other)
     make_folder(options.out)
     file = options.out / "coefficients.json"
     write_json(file, carried.to_dict())
@@ -152,7 +159,9 @@ def carry_command(arguments: Sequence[str]) -> int:
 def parser() -> OneLineParser:
     result = OneLineParser(prog="python -m analysis carry", description=__doc__)
     add = result.add_argument
-    add("calibrated", type=Path, metavar="RUN", help="a calibrate run with its coefficients.json")
-    add("to", type=Path, metavar="TEXT", help="a run on the other text, or its token cache: .cache/dropout_decay_NAME")
+    add("coefficients", type=Path, metavar="RUN", help="a calibrate run or a chain: its law, and the text it is of")
+    add("text", type=Path, metavar="TEXT", help="the other text: a run on it, or its cache .cache/dropout_decay_NAME")
+    where = "where the coefficients lie without their run: a run on the text that they were fitted on, or its cache"
+    add("--calibrated-on", type=Path, metavar="TEXT", help=where)
     add("--out", type=Path, required=True, metavar="FOLDER", help="where the other text's coefficients.json goes")
     return result

@@ -18,7 +18,8 @@ from tests_support import REPOSITORY
 
 import analysis.__main__
 import analysis.advise
-import analysis.bakeoff
+import analysis.carry
+import analysis.laws_command
 import analysis.paper.__main__
 import analysis.saved
 from analysis.simulation import main as simulation
@@ -31,7 +32,8 @@ from tune_dd.sweep.options import parse
 ROOT = REPOSITORY
 SUBCOMMANDS: dict[str, Callable[[], object]] = {
     "advise": analysis.advise.parser,
-    "laws": analysis.bakeoff.parser,
+    "carry": analysis.carry.parser,
+    "laws": analysis.laws_command.parser,
     "save": analysis.saved.parser,
 }
 

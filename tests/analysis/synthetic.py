@@ -202,6 +202,19 @@ def write_run(folder: Path, rows: Sequence[dict[str, Any]], *, config: dict[str,
     return folder
 
 
+def text_config(
+    regime: str, corpus: str, bigram_loss: float, *, run_id: str = "synthetic", vocab_size: int = 512
+) -> dict[str, Any]:
+    """What config.json says of the text that a run was trained on."""
+    counted = {"val_loss": bigram_loss, "train_tokens": 2_000_000, "val_tokens": 200_000}
+    data = {
+        "manifest": {"bigram": counted, "settings": {"vocab_size": vocab_size}},
+        "tokenizer_hash": f"{corpus}-tokenizer",
+        "corpus_hash": f"{corpus}-corpus",
+    }
+    return {"run_id": run_id, "regime": {"name": regime}, "scale_name": "pocket", "data": data}
+
+
 def write_tune_experiment(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """The folder that Tune itself leaves: one folder per trial with result.json and params.json.
 

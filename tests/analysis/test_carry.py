@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
 from analysis.__main__ import main
 from analysis.advise import read_coefficients
-from analysis.bakeoff import ANOTHER, CARRIED, judge_cells, sort_runs
 from analysis.carry import BIGRAM_SLOPE, Text, carry, read_text, unique_scale
 from analysis.coefficients import Coefficients, fit_law
 from analysis.tables import load_experiment
@@ -27,19 +25,12 @@ THERE = Text("owt", 3.6 - np.log10(2) / BIGRAM_SLOPE, 2_000_000, 200_000, 512, "
 INNER, MODELS = (4_000, 8_000, 16_000, 32_000), (ModelSpec(1, 2, 32), ModelSpec(2, 2, 64))
 
 
-def config_of(text: Text, run_id: str) -> dict[str, Any]:
-    counted = {"val_loss": text.bigram_loss, "train_tokens": text.train_tokens, "val_tokens": text.val_tokens}
-    manifest = {"bigram": counted, "settings": {"vocab_size": text.vocab_size}}
-    data = {"manifest": manifest, "tokenizer_hash": text.tokenizer_hash, "corpus_hash": text.corpus_hash}
-    return {"run_id": run_id, "regime": {"name": text.regime}, "scale_name": "pocket", "data": data}
-
-
 @pytest.fixture(scope="module")
 def run(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibration of two sizes, with its coefficients."""
     folder = tmp_path_factory.mktemp("here")
     rows = synthetic.calibration(prefixes=INNER, models=MODELS)
-    synthetic.write_run(folder, rows, config=config_of(HERE, "synthetic"))
+    synthetic.write_run(folder, rows, config=synthetic.text_config("pydocs", "docstrings", HERE.bigram_loss))
     table = load_experiment([folder]).table
     write_json(folder / "coefficients.json", fit_law(None, table, law="onset", n_bootstrap=60).to_dict())
     return folder
@@ -82,7 +73,7 @@ def test_without_draws_there_is_still_no_interval(fitted: Coefficients) -> None:
 
 
 def test_the_command_carries_a_run_s_law_to_a_token_cache(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The cache is a real one, of a text of words drawn at random."""
     rng = np.random.default_rng(0)
@@ -106,12 +97,22 @@ def test_the_command_carries_a_run_s_law_to_a_token_cache(
 
     home = tmp_path / "home"
     home.mkdir()
-    write_json(
-        home / "config.json", config_of(replace(there, regime="pydocs", bigram_loss=there.bigram_loss + 0.4), "home")
-    )
+    config = synthetic.text_config("pydocs", "docstrings", there.bigram_loss + 0.4, vocab_size=300)
+    counted = config["data"]["manifest"]["bigram"]
+    counted |= {"train_tokens": there.train_tokens, "val_tokens": there.val_tokens}
+    write_json(home / "config.json", config)
     (home / "coefficients.json").write_bytes((run / "coefficients.json").read_bytes())
     assert main(["carry", str(home), str(corpus.folder), "--out", str(out)]) == 0
     assert f"U counts {10 ** (0.4 * BIGRAM_SLOPE):.2f} times" in capsys.readouterr().out
+    law = tmp_path / "law"
+    law.mkdir()
+    (law / "coefficients.json").write_bytes((run / "coefficients.json").read_bytes())
+    assert main(["carry", str(law), str(corpus.folder), "--out", str(tmp_path / "again")]) == 2
+    assert "is neither a run nor the token cache" in capsys.readouterr().err
+    alone = ["carry", str(law), str(corpus.folder), "--out", str(tmp_path / "again")]
+    assert main([*alone, "--calibrated-on", str(corpus.folder)]) == 2, "its tokenizer is not that of the coefficients"
+    assert "was not fitted on the text of" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
     advice = ["advise", "--coefficients", str(out), "--params", "163840", "--stages", "4k:131k,8k:262k"]
     assert main(advice) == 0
     assert "words, P = 164k" in capsys.readouterr().out
@@ -130,20 +131,3 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         assert message in captured.err
         assert captured.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_hold_outs_on_another_text_are_judged_as_they_are_and_carried(
-    run: Path, synthetic: ModuleType, tmp_path: Path
-) -> None:
-    """The other text behaves as this one does at twice its tokens: carried, the law loses no more than at home."""
-    rows = synthetic.calibration(
-        prefixes=[2 * u for u in INNER], models=MODELS, regime="owt", corpus="web", seeds=(3, 4)
-    )
-    halved = [row | {"unique_tokens": row["unique_tokens"] // 2} for row in rows]
-    there = synthetic.write_run(tmp_path, halved, config=config_of(THERE, "there"))
-    study = sort_runs([load_experiment([run]), load_experiment([there])])
-    cells = judge_cells(study, laws=("separable",)).query("fitted_on == 'pydocs'")
-    found = cells.groupby("kind")["regret"].mean()
-    assert (cells["regime"] == "owt").all()
-    assert found[CARRIED] < 0.5 * found[ANOTHER]
-    assert cells.groupby("kind").size().tolist() == [32, 32]

@@ -1,0 +1,118 @@
+"""Which form of law holds beyond what it was fitted to: ``python -m analysis laws``.
+
+Every form is fitted to each regime's calibration, the cells of runs that no law was frozen for, and judged on larger
+models, longer training, larger prefixes, other texts (as it is, and carried there) and streams. Where texts have
+counted their bigrams, it is also told what U of one counts as under the law of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis.bakeoff import judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
+from analysis.report import make_folder, write_pair
+from analysis.tables import load_experiment
+from analysis.terminal import interval_text, make_console, new_table
+from analysis.texts import bigram_slope
+from analysis.verdict import winner
+from tune_dd.arguments import OneLineParser
+from tune_dd.artifacts import METRICS
+from tune_dd.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def laws_command(arguments: Sequence[str]) -> int:
+    """Print the tables and, with ``--out``, write them."""
+    from rich.text import Text
+
+    options = parser().parse_args(arguments)
+    runs = options.runs or sorted(path.parent for path in options.results.glob(f"**/{METRICS}"))
+    if not runs:
+        raise UserError(f"no run below {options.results}: name runs, or --results FOLDER")
+    study = sort_runs([load_experiment([run]) for run in runs], every=options.every)
+    every = judge_cells(study, seed=options.seed)
+    cells = summarise_cells(every, seed=options.seed) if len(every) else every
+    streams = judge_streams(study, n_bootstrap=options.bootstrap, seed=options.seed)
+    if not len(cells) and not len(streams):
+        raise UserError(
+            "nothing is held out: name another corpus, a calibrate run begun with --coefficients, or a stream"
+        )
+    console = make_console()
+    for kind, rows in cells.groupby("kind", sort=False) if len(cells) else ():
+        what = f"Regret on {rows['n_cells'].iloc[0]} held-out cells, nats per token: {kind}"
+        floor = f"the cells' own optima would be charged {rows['floor_mean'].iloc[0]:.3f}"
+        table = new_table(f"{what} ({floor})", console)
+        for name in ("law", "mean", "95 % interval", "largest", "rmse of p"):
+            table.add_column(name, justify="left" if name == "law" else "right")
+        for row in rows.to_dict("records"):
+            interval = interval_text(row["low"], row["high"], 3)
+            table.add_row(
+                row["law"], f"{row['regret_mean']:.3f}", interval, f"{row['regret_max']:.3f}", f"{row['rmse']:.3f}"
+            )
+        console.print(table)
+    for _, rows in streams.groupby("run", sort=False) if len(streams) else ():
+        first = rows.iloc[0]
+        what = "final loss less the best static's, and the best path's"
+        title = f"Stream of {first['regime']}, {first['model']}: {what}"
+        table = new_table(title, console)
+        for name in ("law", "dropout by stage", "less best static", "95 % interval", "less best path"):
+            table.add_column(name, justify="left" if name == "law" else "right")
+        for row in rows.to_dict("records"):
+            interval = interval_text(row["low"], row["high"], 3)
+            best = f"{row['against_best']:+.3f} ({row['best_path']})"
+            table.add_row(row["law"], row["path"], f"{row['against_static']:+.3f}", interval, best)
+        console.print(table)
+    texts = judge_texts(study, seed=options.seed)
+    if len(texts):
+        console.print(_texts_table(texts, console))
+        console.print(f"Best scales over differences in bigram loss: {bigram_slope(texts):.2f} decades of U per nat.")
+    name, why = winner(cells, streams)
+    console.print(Text(f"{name}: {why}", style="bold"))
+    if options.out is not None:
+        make_folder(options.out)
+        verdict = {"law": name, "why": why}
+        write_pair(options.out, "law_cells", cells, {**verdict, "cells": every.to_dict("records")})
+        write_pair(options.out, "law_streams", streams)
+        if len(texts):
+            write_pair(options.out, "law_texts", texts)
+        console.print(f"Tables: {options.out}", soft_wrap=True)
+    return 0
+
+
+def _texts_table(texts: pd.DataFrame, console: Console) -> Table:
+    """The pairs of the first text: what U of each other one counts as."""
+    first = texts["fitted_on"].iloc[0]
+    table = new_table(f"What U of another text counts as under the law of {first}, and its mean regret there", console)
+    names = ("text", "by bigram loss", "best", "as it is", "carried", "at the best scale", "its own law")
+    for name in names:
+        table.add_column(name, justify="left" if name == "text" else "right")
+    for row in texts[texts["fitted_on"] == first].to_dict("records"):
+        shown = (row["regret_raw"], row["regret_carried"], row["regret_best"], row["regret_own"])
+        scales = f"{row['scale']:.2f}", f"{row['best_scale']:.2f}"
+        table.add_row(row["regime"], *scales, *(f"{regret:.4f}" for regret in shown))
+    return table
+
+
+def parser() -> OneLineParser:
+    result = OneLineParser(prog="python -m analysis laws", description=__doc__)
+    add = result.add_argument
+    add(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN",
+        help="calibrate, confirm and stream runs (default: all of --results)",
+    )
+    add("--results", type=Path, default=Path("ray_results/saved"), help="where to look for runs (default: %(default)s)")
+    add("--every", action="store_true", help="judge on hold-outs too that fewer forms were frozen for than for others")
+    add("--bootstrap", type=int, default=2000, help="draws behind the streams' intervals (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of every bootstrap (default: %(default)s)")
+    add("--out", type=Path, metavar="FOLDER", help="write law_cells.*, law_streams.* and law_texts.* there")
+    return result

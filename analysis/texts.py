@@ -1,0 +1,67 @@
+"""What one text is to another: the scale of U at which a law of the one holds best on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.carry import Text, unique_scale
+from analysis.coefficients import Coefficients
+from analysis.targets import Targets
+from tune_dd.laws import Array
+
+# The scales that are tried: two decades, a fiftieth of a decade apart.
+SCALES = np.power(10.0, np.linspace(-1.0, 1.0, 101))
+
+
+def compare_texts(
+    laws: Mapping[str, Coefficients], cells: Mapping[str, Targets], texts: Mapping[str, Text]
+) -> pd.DataFrame:
+    """Every law of one text on the cells of every other one, whose bigrams were both counted.
+
+    Args:
+        laws, cells, texts: regime -> the law fitted there, its cells, its text.
+
+    Returns one row per pair: fitted_on, regime, loss_difference (bigram loss of the first less that of the second,
+    nats per token), scale (what U is multiplied by for it), best_scale (the one with the least regret of
+    ``SCALES``), and the mean regrets, nats per token: regret_raw without a scale, regret_carried with the first,
+    regret_best with the second, regret_own of the law that was fitted to these cells themselves.
+    """
+    rows: list[dict[str, Any]] = []
+    known = [regime for regime in laws if regime in texts and regime in cells]
+    for first in known:
+        for second in known:
+            if first == second:
+                continue
+            scale = unique_scale(texts[first], texts[second])
+            tried = regrets(laws[first], cells[second], np.array([1.0, scale, *SCALES]))
+            best = 2 + int(tried[2:].argmin())
+            rows.append(
+                {
+                    "fitted_on": first,
+                    "regime": second,
+                    "loss_difference": texts[first].bigram_loss - texts[second].bigram_loss,
+                    "scale": scale,
+                    "best_scale": float(SCALES[best - 2]),
+                    "regret_raw": tried[0],
+                    "regret_carried": tried[1],
+                    "regret_best": tried[best],
+                    "regret_own": regrets(laws[second], cells[second], np.ones(1))[0],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def regrets(law: Coefficients, cells: Targets, scales: Array) -> Array:
+    """(s,) mean regret over the cells of the law with U multiplied by each of the scales, nats per token."""
+    each = [fit.regret(law.predict(fit.n_params, fit.unique_tokens * scales, fit.sampled_tokens)) for fit in cells.fits]
+    return np.asarray(np.mean(each, axis=0))
+
+
+def bigram_slope(pairs: pd.DataFrame) -> float:
+    """Decades of U per nat of bigram loss: least squares of log10(best_scale), through the origin."""
+    difference = pairs["loss_difference"]
+    return float((difference * np.log10(pairs["best_scale"])).sum() / (difference**2).sum())

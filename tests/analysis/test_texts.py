@@ -1,0 +1,85 @@
+"""One text held against another: by a law of the one, with U scaled, on the cells of the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from analysis.__main__ import main
+from analysis.bakeoff import ANOTHER, CARRIED, Study, judge_cells, judge_texts, sort_runs
+from analysis.carry import BIGRAM_SLOPE
+from analysis.tables import load_experiment
+from analysis.texts import bigram_slope
+from tune_dd.regimes import ModelSpec
+
+INNER, MODELS = (4_000, 8_000, 16_000, 32_000), (ModelSpec(1, 2, 32), ModelSpec(2, 2, 64))
+
+
+@pytest.fixture(scope="module")
+def runs(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two texts, of which the second behaves at U as the first one does at 2 U, and has the bigram loss for it."""
+    folder = tmp_path_factory.mktemp("texts")
+    here = synthetic.calibration(prefixes=INNER, models=MODELS)
+    doubled = synthetic.calibration(
+        prefixes=[2 * u for u in INNER], models=MODELS, regime="owt", corpus="web", seeds=(3, 4)
+    )
+    there = [row | {"unique_tokens": row["unique_tokens"] // 2} for row in doubled]
+    losses = (3.6, 3.6 - np.log10(2) / BIGRAM_SLOPE)
+    return [
+        synthetic.write_run(folder / regime, rows, config=synthetic.text_config(regime, corpus, loss))
+        for rows, regime, corpus, loss in zip(
+            (here, there), ("pydocs", "owt"), ("docstrings", "web"), losses, strict=True
+        )
+    ]
+
+
+@pytest.fixture(scope="module")
+def study(runs: list[Path]) -> Study:
+    return sort_runs([load_experiment([run]) for run in runs])
+
+
+def test_hold_outs_on_another_text_are_judged_as_they_are_and_carried(study: Study) -> None:
+    cells = judge_cells(study, laws=("separable",)).query("fitted_on == 'pydocs'")
+    found = cells.groupby("kind")["regret"].mean()
+    assert (cells["regime"] == "owt").all()
+    assert found[CARRIED] < 0.5 * found[ANOTHER]
+    assert cells.groupby("kind").size().tolist() == [32, 32]
+
+
+def test_the_scale_that_a_text_has_is_found_from_its_cells(study: Study) -> None:
+    pairs = judge_texts(study, law="separable").set_index("fitted_on")
+    assert set(pairs["regime"]) == {"owt", "pydocs"}
+    assert pairs.at["pydocs", "scale"] == pytest.approx(2.0)
+    assert 1.6 < pairs.at["pydocs", "best_scale"] < 2.5
+    assert 1.6 < 1 / pairs.at["owt", "best_scale"] < 2.5
+    assert bigram_slope(pairs) == pytest.approx(BIGRAM_SLOPE, rel=0.3)
+    for _, pair in pairs.iterrows():
+        assert pair["regret_best"] <= min(pair["regret_raw"], pair["regret_carried"])
+        assert pair["regret_carried"] < 0.5 * pair["regret_raw"]
+        assert pair["regret_best"] == pytest.approx(pair["regret_own"], abs=0.006)
+
+
+def test_texts_whose_bigrams_nobody_counted_are_left_out(synthetic: ModuleType, tmp_path: Path) -> None:
+    rows = synthetic.calibration(prefixes=INNER, seeds=(0, 1))
+    other = synthetic.calibration(prefixes=INNER, seeds=(0, 1), regime="owt", corpus="web")
+    old = synthetic.write_run(tmp_path / "old", rows)
+    new = synthetic.write_run(tmp_path / "new", other, config=synthetic.text_config("owt", "web", 3.9))
+    study = sort_runs([load_experiment([run]) for run in (old, new)])
+    assert judge_texts(study).empty
+    assert set(judge_cells(study, laws=("first_order",))["kind"]) == {ANOTHER}
+
+
+def test_the_command_tells_what_a_text_counts_as(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["laws", *map(str, runs), "--out", str(tmp_path / "laws")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "another corpus, carried" in out
+    assert "What U of another text counts as under the law of owt" in out
+    assert "decades of U per nat" in out
+    written = json.loads((tmp_path / "laws" / "law_texts.json").read_text())
+    assert "best_scale" in json.dumps(written)
