@@ -175,6 +175,8 @@ def advise_command(arguments: Sequence[str]) -> int:
         )
         console.print(Text("There the law extrapolates, and its interval does not tell how far it may be off."))
     console.print(Text(scatter_text(coefficients.discrepancy, known=bool(advice["low"].notna().all()))))
+    for note in coefficients.notes:
+        console.print(Text(f"Note: {note}."))
     if coefficients.held_out:
         console.print(held_out_table(coefficients, console))
     return 0

@@ -23,8 +23,10 @@ from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import CONFIG, read_json, write_json
 from tune_dd.errors import UserError
 
-# Ours, decades of U per nat: the slope over seven texts (docs/methodology.md, section 7).
+# Ours, decades of U per nat: the slope over seven texts (docs/methodology.md, section 7), whose bigram losses lay
+# between these at this vocabulary. On a text far below them the slope was twice what it should have been.
 BIGRAM_SLOPE = 0.36
+MEASURED_LOSSES, MEASURED_VOCABULARY = (2.96, 3.97), 512
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,14 @@ def carry(fitted: Coefficients, calibrated: Text, other: Text) -> Coefficients:
         f"{other.bigram_loss:.3f} here, nats per token): U counts {scale:.2f} times; nothing was trained on this text, "
         "and the intervals hold no doubt about that scale"
     )
+    notes = [note, *fitted.notes]
+    low, high = MEASURED_LOSSES
+    if other.vocab_size != MEASURED_VOCABULARY or not low <= other.bigram_loss <= high:
+        notes.insert(
+            1,
+            f"the scale was measured between bigram losses of {low:g} and {high:g} at a vocabulary of "
+            f"{MEASURED_VOCABULARY}: this text lies outside, and its scale is a guess",
+        )
     return replace(
         fitted,
         regime=other.regime,
@@ -101,7 +111,7 @@ def carry(fitted: Coefficients, calibrated: Text, other: Text) -> Coefficients:
         cells=tuple(cell | {"unique_tokens": cell["unique_tokens"] / scale} for cell in fitted.cells),
         tokenizer_hash=other.tokenizer_hash,
         corpus_hash=other.corpus_hash,
-        notes=(note, *fitted.notes),
+        notes=tuple(notes),
         held_out=(),
     )
 
@@ -151,7 +161,8 @@ def carry_command(arguments: Sequence[str]) -> int:
     make_folder(options.out)
     file = options.out / "coefficients.json"
     write_json(file, carried.to_dict())
-    print(f"{other.regime}: {carried.notes[0]}")
+    for note in carried.notes:
+        print(f"{other.regime}: {note}")
     print(f"Coefficients: {file}")
     return 0
 

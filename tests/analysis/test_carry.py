@@ -65,6 +65,16 @@ def test_a_carried_law_says_of_u_what_the_law_says_of_its_multiple(fitted: Coeff
         assert low < carried.coefficients[name] < high
 
 
+def test_a_text_unlike_those_that_the_scale_was_measured_on_is_told_so(fitted: Coefficients) -> None:
+    usual = replace(HERE, bigram_loss=3.2)
+    assert not any("a guess" in note for note in carry(fitted, HERE, usual).notes)
+    for home, other in (
+        (HERE, replace(HERE, bigram_loss=2.3)),
+        (replace(HERE, vocab_size=4_096), replace(usual, vocab_size=4_096)),
+    ):
+        assert "this text lies outside, and its scale is a guess" in carry(fitted, home, other).notes[1]
+
+
 def test_without_draws_there_is_still_no_interval(fitted: Coefficients) -> None:
     unknown = dict.fromkeys(fitted.coefficients, (float("nan"), float("nan")))
     carried = carry(replace(fitted, draws=(), intervals=unknown), HERE, THERE)
@@ -115,7 +125,9 @@ def test_the_command_carries_a_run_s_law_to_a_token_cache(
     assert not (tmp_path / "again").exists()
     advice = ["advise", "--coefficients", str(out), "--params", "163840", "--stages", "4k:131k,8k:262k"]
     assert main(advice) == 0
-    assert "words, P = 164k" in capsys.readouterr().out
+    advised = " ".join(capsys.readouterr().out.split())
+    assert "words, P = 164k" in advised
+    assert "Note: carried from pydocs by bigram loss" in advised
 
 
 def test_bad_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
