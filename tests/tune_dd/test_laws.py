@@ -169,3 +169,21 @@ def test_a_form_that_is_tied_to_a_unit_of_u_cannot_be_carried() -> None:
     tied = replace(LAWS["x_only"], columns=lambda p, u, c: (np.sin(5 * u), np.ones_like(p)))
     with pytest.raises(UserError, match="another unit of U"):
         tied.carried({"A": 1.0, "C0": 0.0}, 1.7)
+
+
+@pytest.mark.parametrize(
+    ("n_params", "prefixes", "stage_tokens", "published", "within"),
+    [
+        (31_457_280, (250e3, 500e3, 1e6, 2e6, 4e6), 8.192e6, (0.39, 0.32, 0.23, 0.14, 0.07), 0.025),
+        (17_367_040, (500e3, 1e6, 2e6, 4e6), 16.384e6, (0.18, 0.14, 0.08, 0.04), 0.006),
+    ],
+    ids=["owt", "tinystories"],
+)
+def test_the_reference_s_published_paths_are_nearly_of_the_pinned_form(
+    n_params: int, prefixes: tuple[float, ...], stage_tokens: float, published: tuple[float, ...], within: float
+) -> None:
+    """Two coefficients, at a hundred times the size that its exponents are from; tokens a stage shift C0 alone."""
+    sampled = stage_tokens * np.arange(1, len(prefixes) + 1)
+    design = get_law("pinned").design(n_params, prefixes, sampled)
+    fitted = np.linalg.lstsq(design, np.array(published), rcond=None)[0]
+    assert np.abs(design @ fitted - published).max() < within
