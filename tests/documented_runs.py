@@ -99,6 +99,12 @@ STUDY: list[Run] = [
         prints=r"1M +\| +8M +\| +0\.\d",
     ),
     Run(
+        "python -m analysis carry RUN TEXT --out FOLDER",
+        put={"RUN": "@tiny-all-pocket", "TEXT": ".cache/dropout_decay_tiny", "FOLDER": "carried"},
+        prints=r"tiny: carried from tiny [\s\S]*U counts 1\.00 times",
+        leaves="carried/coefficients.json",
+    ),
+    Run(
         f"{SWEEP} {{REGIME}} --scale pocket --device cpu --models L2_H2_D64,L4_H4_D128 {_HELD_OUT} {_GRID} --seeds 0 "
         f"{_FOUR_LAWS}",
         regimes=("owt", "pydocs", "tinystories"),
