@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.carry import Text, carry, text_of
+from analysis.carry import Text, carry, comparable, text_of
 from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.holdout import RIVALS
@@ -22,18 +23,25 @@ from analysis.report import calibration_rows
 from analysis.tables import POINT, Experiment
 from analysis.targets import Targets, make_targets, target_draws
 from analysis.texts import compare_texts
+from analysis.verdict import CARRIED
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, Array
+from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, REFERENCE_LAW, Array, get_law
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
-ANOTHER, CARRIED = "another corpus", "another corpus, carried"
+ANOTHER = "another corpus"
 CELL_KINDS = (*BEYOND.values(), ANOTHER, CARRIED)
 # Draws behind the interval of a mean regret, and behind a cell's floor.
 DRAWS, FLOOR_DRAWS = 2000, 400
+# What makes two rows of one cell's, by two laws, and what makes cells err together.
+SAME = ["fitted_on", "regime", "model", "unique_tokens", "sampled_tokens"]
+BLOCK = ["regime", "model", "unique_tokens"]
 # What makes a law of one run apply to another: the regime at one scale, under one tokenizer.
 PLACE = ("regime", "scale", "tokenizer_hash")
 Place = tuple[str, str, str]
+CLASS = ["evidence", "device"]
+# Forms of one variable or none, which nobody freezes: they say what the others are worth.
+BASELINES = frozenset({"constant", "x_only", "y_only"})
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,14 @@ class Study:
     Attributes:
         calibrations: place -> rows of the runs that laws are fitted to.
         holdouts: place -> rows of the static runs that laws were frozen for beforehand.
+        frozen: place -> the forms (as they are fitted) that were frozen for all of those runs.
         streams: the streams that a law was frozen for.
         texts: place -> its text, where a run there has counted its bigrams.
     """
 
     calibrations: dict[Place, pd.DataFrame]
     holdouts: dict[Place, pd.DataFrame]
+    frozen: dict[Place, frozenset[str]]
     streams: tuple[Stream, ...]
     texts: dict[Place, Text]
 
@@ -65,14 +75,20 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
     """Sort runs into calibrations, hold-outs and streams, by phase and by whether a law was frozen for them.
 
     Args:
-        every: keep the static hold-outs that fewer forms were frozen for than for others. By default they are left out,
-            so that no form is judged on a hold-out that had been seen before the form was made.
+        every: keep the static hold-outs that fewer forms were frozen for than for others, and judge every form on all
+            of them. By default a form is judged on no hold-out that had been seen before the form was made.
 
     Raises:
-        UserError: there is no calibration among them.
+        UserError: there is no calibration among them, or they are of several evidence classes or devices.
     """
+    classes = {
+        (row.evidence, row.device) for each in experiments for row in each.table[CLASS].drop_duplicates().itertuples()
+    }
+    if len(classes) > 1:
+        told = " and ".join(f"{evidence} on {device}" for evidence, device in classes)
+        raise UserError(f"no table mixes evidence classes or devices, and these are {told}: name the runs of one")
     calibrations: dict[Place, list[pd.DataFrame]] = {}
-    holdouts: list[tuple[set[str], Place, pd.DataFrame]] = []
+    holdouts: list[tuple[frozenset[str], Place, pd.DataFrame]] = []
     streams = []
     texts: dict[Place, Text] = {}
     for experiment in experiments:
@@ -87,19 +103,21 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
                     regime, scale, tokenizer = map(str, key)
                     place = (regime, scale, tokenizer)
                     if frozen:
-                        holdouts.append(({law["law"] for law in frozen}, place, own))
+                        holdouts.append((frozenset(get_law(law["law"]).cells for law in frozen), place, own))
                     else:
                         calibrations.setdefault(place, []).append(own)
             elif phase == "stream" and frozen:
                 streams.append(Stream(rows, {law["condition"]: law["law"] for law in frozen}))
     if not calibrations:
         raise UserError("no calibrate or confirm run among them: name runs that a law can be fitted to")
-    most = max((len(frozen) for frozen, _, _ in holdouts), default=0)
+    most = max((len(forms) for forms, _, _ in holdouts), default=0)
     kept: dict[Place, list[pd.DataFrame]] = {}
-    for frozen, place, own in holdouts:
-        if every or len(frozen) == most:
+    judged: dict[Place, frozenset[str]] = {}
+    for forms, place, own in holdouts:
+        if every or len(forms) == most:
             kept.setdefault(place, []).append(own)
-    return Study(_join(calibrations), _join(kept), tuple(streams), texts)
+            judged[place] = frozenset(LAWS) if every else judged.get(place, forms) & forms
+    return Study(_join(calibrations), _join(kept), judged, tuple(streams), texts)
 
 
 def _join(parts: Mapping[Place, Sequence[pd.DataFrame]]) -> dict[Place, pd.DataFrame]:
@@ -134,7 +152,7 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
             fitted = _fit(table, cells[place], law, seed)
             if fitted is None:
                 continue
-            if place in held:
+            if place in held and law in study.frozen[place] | BASELINES:
                 rows += _judge(
                     fitted, held[place], held_floors[place], lambda *cell, known=cells[place]: _kind(known, *cell)
                 )
@@ -142,28 +160,19 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
                 if other[0] == place[0] or other[1] != place[1]:
                     continue
                 rows += _judge(fitted, targets, floors[other], lambda *cell: ANOTHER)
-                if place in study.texts and other in study.texts:
-                    carried = carry(fitted, study.texts[place], study.texts[other])
+                here, there = study.texts.get(place), study.texts.get(other)
+                if here is not None and there is not None and comparable(here, there):
+                    carried = carry(fitted, here, there)
                     rows += _judge(carried, targets, floors[other], lambda *cell: CARRIED, fitted_on=place[0])
     return pd.DataFrame(rows)
 
 
 def judge_texts(study: Study, *, law: str = LAWS[DEFAULT_LAW].cells, seed: int = 0) -> pd.DataFrame:
     """Every calibration's law on the cells of the other texts: rows of ``analysis.texts.compare_texts``."""
-    frames = []
-    for scale in sorted({place[1] for place in study.calibrations}):
-        own = {place: rows for place, rows in study.calibrations.items() if place[1] == scale}
-        tables = {place[0]: calibration_rows(rows)[0] for place, rows in own.items()}
-        cells = {regime: make_targets(None, table, seed=seed) for regime, table in tables.items()}
-        fitted = {regime: _fit(table, cells[regime], law, seed) for regime, table in tables.items()}
-        frames.append(
-            compare_texts(
-                {regime: each for regime, each in fitted.items() if each is not None},
-                cells,
-                {place[0]: study.texts[place] for place in own if place in study.texts},
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+    tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}
+    cells = {place: make_targets(None, table, seed=seed) for place, table in tables.items()}
+    fitted = {place: _fit(table, cells[place], law, seed) for place, table in tables.items()}
+    return compare_texts({place: each for place, each in fitted.items() if each is not None}, cells, study.texts)
 
 
 def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int) -> Coefficients | None:
@@ -222,8 +231,10 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Mean regret of each law on each kind of hold-out.
 
     Returns one row per kind and law, the least mean first: kind, law, n_cells, n_blocks, regret_mean, low, high
-    (95 % percentiles of a bootstrap over blocks, the cells of one law's corpus, corpus, model and prefix, which
-    err together), regret_max, rmse (dropout, over the interior cells), floor_mean (see ``judge_cells``).
+    (95 % percentiles of a bootstrap over blocks, the cells of one corpus, model and prefix, which err together whatever
+    the law is), less_reference with less_low and less_high (the same of the regret less that of the reference form on
+    the same cells; NaN where it was not judged), regret_max, rmse (dropout, over the interior cells), floor_mean (see
+    ``judge_cells``).
     """
     rows = []
     for kind in (kind for kind in CELL_KINDS if (cells["kind"] == kind).any()):
@@ -232,23 +243,24 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         full = of_kind.groupby("law").size()
         for law in full.index[full == full.max()]:
             own = of_kind[of_kind["law"] == law]
-            blocks = [
-                group["regret"].to_numpy()
-                for _, group in own.groupby(["fitted_on", "regime", "model", "unique_tokens"])
-            ]
-            sums, sizes = np.array([block.sum() for block in blocks]), np.array([len(block) for block in blocks])
-            drawn = np.random.default_rng([seed, 3]).integers(len(blocks), size=(DRAWS, len(blocks)))
-            low, high = np.quantile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
+            reference = of_kind[of_kind["law"] == REFERENCE_LAW].set_index(SAME)["regret"]
+            less = own["regret"] - reference.reindex(pd.MultiIndex.from_frame(own[SAME])).to_numpy()
+            blocks = own.groupby(BLOCK).ngroup().to_numpy()
+            low, high = _interval(own["regret"].to_numpy(), blocks, seed)
+            less_low, less_high = _interval(less.to_numpy(), blocks, seed)
             inside = own[own["status"] == "interior"]
             rows.append(
                 {
                     "kind": kind,
                     "law": law,
                     "n_cells": len(own),
-                    "n_blocks": len(blocks),
+                    "n_blocks": len(np.unique(blocks)),
                     "regret_mean": own["regret"].mean(),
                     "low": low,
                     "high": high,
+                    "less_reference": less.mean(skipna=False),
+                    "less_low": less_low,
+                    "less_high": less_high,
                     "regret_max": own["regret"].max(),
                     "rmse": float(np.sqrt(((inside["predicted"] - inside["target"]) ** 2).mean())),
                     "floor_mean": own["floor"].mean(),
@@ -259,6 +271,14 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return frame.sort_values(
         ["kind", "regret_mean"], key=lambda c: c.map(order) if c.name == "kind" else c, kind="stable", ignore_index=True
     )
+
+
+def _interval(values: Array, blocks: NDArray[np.int64], seed: int) -> tuple[float, float]:
+    """95 % percentiles of the mean, blocks drawn with replacement."""
+    sums, sizes = np.bincount(blocks, values), np.bincount(blocks)
+    drawn = np.random.default_rng([seed, 3]).integers(len(sums), size=(DRAWS, len(sums)))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def judge_streams(study: Study, *, n_bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -281,6 +301,8 @@ def judge_streams(study: Study, *, n_bootstrap: int = 2000, seed: int = 0) -> pd
         settings: Mapping[str, Any] = {"metrics": METRICS[:1], "n_bootstrap": n_bootstrap, "seed": seed}
         contrasts = compare(stream.table, primary=first, **settings)
         static = contrasts[contrasts["baseline"] == BEST_STATIC].set_index("condition")
+        if not len(static):  # no fixed rate has finished on every seed
+            continue
         for condition, law in present.items():
             path = stream.table[stream.table["condition"] == condition].groupby("stage")["dropout"].first()
             row = {

@@ -8,7 +8,7 @@ calibrated text - b of the other)``. A text that surprises less counts for more 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,72 +35,89 @@ class Text:
 
     Attributes:
         regime: its name.
-        bigram_loss: validation loss of a bigram model of it, nats per token.
-        train_tokens, val_tokens: tokens that were counted and judged for it.
+        losses: tokens counted -> validation loss of the bigram model of so many of its tokens, nats per token.
         vocab_size, tokenizer_hash, corpus_hash: as in config.json.
     """
 
     regime: str
-    bigram_loss: float
-    train_tokens: int
-    val_tokens: int
+    losses: Mapping[int, float]
     vocab_size: int
     tokenizer_hash: str
     corpus_hash: str
 
 
-def text_of(config: dict[str, Any]) -> Text | None:
+def text_of(config: Mapping[str, Any]) -> Text | None:
     """The text that a run was trained on, from its config.json; None where its bigrams were not counted yet."""
     data = config.get("data") or {}
     counted = (data.get("manifest") or {}).get("bigram")
     if counted is None:
         return None
+    losses = {int(tokens): float(loss) for tokens, loss in counted.get("by_train_tokens", {}).items()}
     return Text(
         regime=str(config["regime"]["name"]),
-        bigram_loss=float(counted["val_loss"]),
-        train_tokens=int(counted["train_tokens"]),
-        val_tokens=int(counted["val_tokens"]),
+        losses=losses | {int(counted["train_tokens"]): float(counted["val_loss"])},
         vocab_size=int(data["manifest"]["settings"]["vocab_size"]),
         tokenizer_hash=str(data["tokenizer_hash"]),
         corpus_hash=str(data["corpus_hash"]),
     )
 
 
+def comparable(calibrated: Text, other: Text) -> bool:
+    """Whether both texts are under one size of vocabulary, and were counted on some one number of tokens."""
+    return calibrated.vocab_size == other.vocab_size and bool(calibrated.losses.keys() & other.losses.keys())
+
+
+def compared(calibrated: Text, other: Text) -> tuple[float, float]:
+    """The two texts' losses on the largest number of tokens that both were counted on, nats per token.
+
+    Raises:
+        UserError: there is none, or their vocabularies differ in size.
+    """
+    if not comparable(calibrated, other):
+        raise UserError(
+            f"the bigram losses of {_told(calibrated)} and of {_told(other)} do not compare: tokenize both with one "
+            "size of vocabulary, and 62,500 training tokens or more of each"
+        )
+    most = max(calibrated.losses.keys() & other.losses.keys())
+    return calibrated.losses[most], other.losses[most]
+
+
+def _told(text: Text) -> str:
+    return f"{text.regime} (vocabulary {text.vocab_size:,}, {max(text.losses):,} tokens counted)"
+
+
+def loss_difference(calibrated: Text, other: Text) -> float:
+    """Of the bigram losses, the calibrated text's less the other's, nats per token."""
+    here, there = compared(calibrated, other)
+    return here - there
+
+
 def unique_scale(calibrated: Text, other: Text) -> float:
     """What U of the other text is multiplied by under a law of the calibrated one.
 
     Raises:
-        UserError: their losses do not compare: other vocabularies, or other numbers of tokens counted.
+        UserError: their losses do not compare.
     """
-    for name in ("vocab_size", "train_tokens", "val_tokens"):
-        here, there = getattr(calibrated, name), getattr(other, name)
-        if here != there:
-            raise UserError(
-                f"{calibrated.regime} and {other.regime} differ in {name} ({here:,} and {there:,}), so that their "
-                "bigram losses do not compare: tokenize as much of both, with one size of vocabulary"
-            )
-    return float(10.0 ** (BIGRAM_SLOPE * (calibrated.bigram_loss - other.bigram_loss)))
+    return float(10.0 ** (BIGRAM_SLOPE * loss_difference(calibrated, other)))
 
 
 def carry(fitted: Coefficients, calibrated: Text, other: Text) -> Coefficients:
     """The law of one text as a law of another, with its draws and cells in the other text's U."""
     scale = unique_scale(calibrated, other)
+    here, there = compared(calibrated, other)
     change = fitted.form.change_of_scale(scale)
     draws = np.array(fitted.draws).reshape(-1, len(change)) @ change.T
     ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T if len(draws) else None
     names = fitted.form.coefficients
-    note = (
-        f"carried from {calibrated.regime} by bigram loss ({calibrated.bigram_loss:.3f} there and "
-        f"{other.bigram_loss:.3f} here, nats per token): U counts {scale:.2f} times; nothing was trained on this text, "
-        "and the intervals hold no doubt about that scale"
-    )
-    notes = [note, *fitted.notes]
+    notes = [
+        f"carried from {calibrated.regime} by bigram loss ({here:.3f} there and {there:.3f} here, nats per token): U "
+        f"counts {scale:.2f} times; nothing was trained on this text, and the intervals hold no doubt about that scale"
+    ]
     low, high = MEASURED_LOSSES
-    if other.vocab_size != MEASURED_VOCABULARY or not low <= other.bigram_loss <= high:
-        notes.insert(
-            1,
+    if other.vocab_size != MEASURED_VOCABULARY or not low <= min(here, there) <= max(here, there) <= high:
+        notes.append(
             f"the scale was measured between bigram losses of {low:g} and {high:g} at a vocabulary of "
-            f"{MEASURED_VOCABULARY}: this text lies outside, and its scale is a guess",
+            f"{MEASURED_VOCABULARY}: these texts lie outside, and their scale is a guess"
         )
     return replace(
         fitted,
@@ -111,39 +128,52 @@ def carry(fitted: Coefficients, calibrated: Text, other: Text) -> Coefficients:
         cells=tuple(cell | {"unique_tokens": cell["unique_tokens"] / scale} for cell in fitted.cells),
         tokenizer_hash=other.tokenizer_hash,
         corpus_hash=other.corpus_hash,
-        notes=tuple(notes),
+        notes=(*notes, *fitted.notes),
         held_out=(),
+        carried_from=calibrated.regime,
     )
 
 
-def read_text(folder: Path) -> Text:
-    """The text of a run, of a chain, or of a token cache.
+def read_text(place: Path) -> Text:
+    """The text of a run, of a chain, or of a token cache: its folder, or its manifest where it has several.
 
     Raises:
-        UserError: the folder is none of them, or was made before bigrams were counted.
+        UserError: it is none of them, is damaged, or was made before bigrams were counted.
     """
-    manifests = sorted(folder.glob("manifest-v*.json"))
-    if (folder / CHAIN).is_file():
-        config = read_json(folder / read_json(folder / CHAIN)["runs"].get("calibrate", "") / CONFIG)
-    elif (folder / CONFIG).is_file():
-        config = read_json(folder / CONFIG)
-    elif len(manifests) == 1:
-        config = _as_config(read_json(manifests[0]), folder.name.removeprefix("dropout_decay_"))
-    else:
-        raise UserError(f"{folder} is neither a run nor the token cache of one vocabulary: name one of them")
-    text = text_of(config)
+    try:
+        text = text_of(_config(place))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{place} is damaged ({error!r}): name another run, or build the cache anew") from None
     if text is None:
         raise UserError(
-            f"{folder} does not say how much its text surprises: tokenize it anew with `python -m tune_dd.corpus build`"
+            f"{place} is from before bigrams were counted: build its text with `python -m tune_dd.corpus build` and "
+            "name that cache (for a RUN by --calibrated-on)"
         )
     return text
 
 
-def _as_config(manifest: Any, regime: str) -> dict[str, Any]:
-    """What a run's config.json would say of a cache."""
+def _config(place: Path) -> Any:
+    """What config.json says of a run, or would say of a cache."""
+    if place.is_file():
+        return _of_cache(place)
+    if (place / CHAIN).is_file():
+        return read_json(place / read_json(place / CHAIN)["runs"]["calibrate"] / CONFIG)
+    if (place / CONFIG).is_file():
+        return read_json(place / CONFIG)
+    manifests = sorted(place.glob("manifest-v*.json"))
+    if len(manifests) == 1:
+        return _of_cache(manifests[0])
+    if manifests:
+        raise UserError(f"{place} is the cache of several vocabularies: name one, such as {manifests[0]}")
+    raise UserError(f"{place} is neither a run nor a token cache: name one of them")
+
+
+def _of_cache(file: Path) -> dict[str, Any]:
+    """The folder of a cache is named by its regime; that of the extrapolation ends in another way."""
+    manifest = read_json(file)
     hashes = {name.split("-")[0]: entry["sha256"][:16] for name, entry in manifest["files"].items()}
     data = {"manifest": manifest, "tokenizer_hash": hashes["tokenizer"], "corpus_hash": hashes["tokens"]}
-    return {"regime": {"name": regime}, "data": data}
+    return {"regime": {"name": file.parent.name.removeprefix("dropout_decay_").removesuffix("_8m")}, "data": data}
 
 
 def carry_command(arguments: Sequence[str]) -> int:
@@ -157,7 +187,9 @@ def carry_command(arguments: Sequence[str]) -> int:
             f"{options.coefficients} was not fitted on the text of {home} as it is tokenized there: name a run on its "
             "own text with --calibrated-on"
         )
-    carried = carry(fitted, calibrated, other)
+    carried = carry(fitted, calibrated, replace(other, regime=options.regime or other.regime))
+    if (options.out / CONFIG).exists() or (options.out / CHAIN).exists():
+        raise UserError(f"{options.out} is a run with coefficients of its own: give --out another folder")
     make_folder(options.out)
     file = options.out / "coefficients.json"
     write_json(file, carried.to_dict())
@@ -171,8 +203,9 @@ def parser() -> OneLineParser:
     result = OneLineParser(prog="python -m analysis carry", description=__doc__)
     add = result.add_argument
     add("coefficients", type=Path, metavar="RUN", help="a calibrate run or a chain: its law, and the text it is of")
-    add("text", type=Path, metavar="TEXT", help="the other text: a run on it, or its cache .cache/dropout_decay_NAME")
+    add("text", type=Path, metavar="TEXT", help="the other text: its cache .cache/dropout_decay_NAME, or a run on it")
     where = "where the coefficients lie without their run: a run on the text that they were fitted on, or its cache"
     add("--calibrated-on", type=Path, metavar="TEXT", help=where)
+    add("--regime", metavar="NAME", help="name of the other text's regime (default: its run's, or its cache folder's)")
     add("--out", type=Path, required=True, metavar="FOLDER", help="where the other text's coefficients.json goes")
     return result

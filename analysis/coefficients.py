@@ -46,6 +46,7 @@ class Coefficients:
         notes: what a reader must know, such as a fall from one law to another.
         held_out: every law on every hold-out that the cells allow (rows of ``analysis.holdout.rivals``): what
             speaks for this form or another.
+        carried_from: the regime that they were fitted on, where that is another one (``analysis.carry``).
     """
 
     regime: str
@@ -69,6 +70,7 @@ class Coefficients:
     seed: int = 0
     notes: tuple[str, ...] = ()
     held_out: tuple[dict[str, Any], ...] = ()
+    carried_from: str = ""
     schema: int = SCHEMA
 
     @property

@@ -33,6 +33,10 @@ def laws_command(arguments: Sequence[str]) -> int:
     from rich.text import Text
 
     options = parser().parse_args(arguments)
+    if options.bootstrap < 1:
+        raise UserError(f"--bootstrap {options.bootstrap}: give at least one draw, better 2000")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: give 0 or more")
     runs = options.runs or sorted(path.parent for path in options.results.glob(f"**/{METRICS}"))
     if not runs:
         raise UserError(f"no run below {options.results}: name runs, or --results FOLDER")

@@ -200,12 +200,18 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analys
 
 def transfers(configs: Sequence[dict[str, Any]]) -> list[str]:
     """A sentence for every law that was fitted under another regime or tokenizer than the run it was used in."""
-    return [
+    laws = [law for config in configs for law in config.get("coefficients", []) if isinstance(law, dict)]
+    carried = [
+        f"Carried: the coefficients of condition {law['condition']} were fitted on {law['carried_from']} and carried "
+        "to this text by its bigrams. Their intervals hold no doubt about that."
+        for law in laws
+        if law.get("carried_from")
+    ]
+    return carried + [
         f"Transfer: the coefficients of condition {law['condition']} were fitted on {law['regime']} under tokenizer "
         f"{str(law['tokenizer_hash'])[:12]}, not on this text and tokenizer."
-        for config in configs
-        for law in config.get("coefficients", [])
-        if isinstance(law, dict) and law.get("transfer")
+        for law in laws
+        if law.get("transfer")
     ]
 
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.carry import Text, unique_scale
+from analysis.carry import Text, comparable, loss_difference, unique_scale
 from analysis.coefficients import Coefficients
 from analysis.targets import Targets
 from tune_dd.laws import Array
 
+Place = tuple[str, str, str]
 # The scales that are tried: two decades, a fiftieth of a decade apart.
 SCALES = np.power(10.0, np.linspace(-1.0, 1.0, 101))
 
 
 def compare_texts(
-    laws: Mapping[str, Coefficients], cells: Mapping[str, Targets], texts: Mapping[str, Text]
+    laws: Mapping[Place, Coefficients], cells: Mapping[Place, Targets], texts: Mapping[Place, Text]
 ) -> pd.DataFrame:
-    """Every law of one text on the cells of every other one, whose bigrams were both counted.
+    """Every law of one text on the cells of every other one at its scale, whose bigrams compare.
 
     Args:
-        laws, cells, texts: regime -> the law fitted there, its cells, its text.
+        laws, cells, texts: (regime, scale, tokenizer) -> the law fitted there, its cells, its text if that is known.
 
     Returns one row per pair: fitted_on, regime, loss_difference (bigram loss of the first less that of the second,
     nats per token), scale (what U is multiplied by for it), best_scale (the one with the least regret of
@@ -31,27 +33,26 @@ def compare_texts(
     regret_best with the second, regret_own of the law that was fitted to these cells themselves.
     """
     rows: list[dict[str, Any]] = []
-    known = [regime for regime in laws if regime in texts and regime in cells]
-    for first in known:
-        for second in known:
-            if first == second:
-                continue
-            scale = unique_scale(texts[first], texts[second])
-            tried = regrets(laws[first], cells[second], np.array([1.0, scale, *SCALES]))
-            best = 2 + int(tried[2:].argmin())
-            rows.append(
-                {
-                    "fitted_on": first,
-                    "regime": second,
-                    "loss_difference": texts[first].bigram_loss - texts[second].bigram_loss,
-                    "scale": scale,
-                    "best_scale": float(SCALES[best - 2]),
-                    "regret_raw": tried[0],
-                    "regret_carried": tried[1],
-                    "regret_best": tried[best],
-                    "regret_own": regrets(laws[second], cells[second], np.ones(1))[0],
-                }
-            )
+    for first, second in permutations((place for place in laws if place in texts), 2):
+        here, there = texts[first], texts[second]
+        if first[0] == second[0] or first[1] != second[1] or not comparable(here, there):
+            continue
+        scale = unique_scale(here, there)
+        tried = regrets(laws[first], cells[second], np.array([1.0, scale, *SCALES]))
+        best = 2 + int(tried[2:].argmin())
+        rows.append(
+            {
+                "fitted_on": first[0],
+                "regime": second[0],
+                "loss_difference": loss_difference(here, there),
+                "scale": scale,
+                "best_scale": float(SCALES[best - 2]),
+                "regret_raw": tried[0],
+                "regret_carried": tried[1],
+                "regret_best": tried[best],
+                "regret_own": regrets(laws[second], cells[second], np.ones(1))[0],
+            }
+        )
     return pd.DataFrame(rows)
 
 

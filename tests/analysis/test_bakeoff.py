@@ -16,7 +16,8 @@ from analysis.cells import cell_rows
 from analysis.coefficients import fit_law
 from analysis.tables import load_experiment
 from analysis.targets import make_targets
-from analysis.verdict import winner
+from analysis.verdict import CARRIED, winner
+from tune_dd.errors import UserError
 from tune_dd.regimes import ModelSpec
 
 SMALL, LARGE = ModelSpec(1, 2, 32), ModelSpec(4, 4, 128)
@@ -93,9 +94,9 @@ def test_every_held_out_cell_is_of_one_kind(study: Study) -> None:
 
 def test_a_regret_is_that_of_the_frozen_law_in_the_cell(study: Study) -> None:
     table = cell_rows(own(study.calibrations))
-    fitted = fit_law(None, table, law="first_order", n_bootstrap=1)
+    fitted = fit_law(None, table, law="interaction", n_bootstrap=1)
     held = make_targets(None, cell_rows(own(study.holdouts)))
-    cells = judge_cells(study, laws=("first_order",)).query("kind == 'larger P' and fitted_on == 'pydocs'")
+    cells = judge_cells(study, laws=("interaction",)).query("kind == 'larger P' and fitted_on == 'pydocs'")
     for fit in held.fits:
         if fit.model == LARGE.name:
             cell = fit.n_params, fit.unique_tokens, fit.sampled_tokens
@@ -114,7 +115,7 @@ def test_means_and_intervals_are_over_whole_blocks(study: Study) -> None:
     row = summary.query("kind == @ANOTHER and law == 'interaction'").iloc[0]
     own = cells.query("kind == @ANOTHER and law == 'interaction'")
     assert row["regret_mean"] == pytest.approx(own["regret"].mean())
-    assert row["n_blocks"] == 2 * 2 * 4
+    assert row["n_blocks"] == 2 * 2 * 4, "two corpora, two models, four prefixes"
     assert row["low"] <= row["regret_mean"] <= row["high"]
     assert row["regret_max"] == own["regret"].max()
 
@@ -132,23 +133,32 @@ def test_a_stream_names_the_best_path_and_what_the_law_is_short_of_it(study: Stu
 
 
 def regrets(**means: tuple[float, float]) -> pd.DataFrame:
-    """Of each law on two kinds of hold-out."""
+    """Of each law on two kinds of hold-out, each difference from the reference known to .002."""
     rows = [
-        {"kind": kind, "law": law, "regret_mean": mean}
+        {
+            "kind": kind,
+            "law": law,
+            "regret_mean": mean,
+            "less_low": mean - reference - 0.002,
+            "less_high": mean - reference + 0.002,
+        }
         for law, both in means.items()
-        for kind, mean in zip(("larger P", "longer C"), both, strict=True)
+        for kind, mean, reference in zip(("larger P", "longer C"), both, means["interaction"], strict=True)
     ]
     return pd.DataFrame(rows).sort_values(["kind", "regret_mean"], ignore_index=True)
 
 
-def test_a_law_is_preferred_that_is_behind_the_reference_nowhere() -> None:
+def test_a_law_is_preferred_that_is_ahead_of_the_reference_and_behind_it_nowhere() -> None:
     none = pd.DataFrame()
     cells = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.01), onset=(0.015, 0.015))
     assert winner(cells, none)[0] == "odds"
     assert "ahead on larger P: odds, longer C: odds)" in winner(cells, none)[1]
-    divided = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.03), onset=(0.015, 0.02001))
-    assert winner(divided, none)[0] == "onset", "level with the reference on longer C, where odds is behind"
+    divided = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.03), onset=(0.015, 0.021))
+    assert winner(divided, none)[0] == "onset", "not shown behind the reference on longer C, where odds is"
     assert winner(regrets(interaction=(0.02, 0.02), odds=(0.01, 0.03)), none)[0] == "interaction"
+    assert winner(regrets(interaction=(0.02, 0.02), odds=(0.019, 0.019)), none)[0] == "interaction", "not shown ahead"
+    carried = cells.assign(kind=CARRIED, less_low=0.1)
+    assert winner(pd.concat([cells, carried]), none)[0] == "odds", "carried laws have no vote"
 
 
 def test_on_streams_too_and_compared_where_both_ran() -> None:
@@ -166,6 +176,29 @@ def test_on_streams_too_and_compared_where_both_ran() -> None:
     assert winner(cells, apart)[0] == "onset", "what odds did where onset was not run says nothing of the two"
     behind = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.01), onset=(0.03, 0.01))
     assert winner(behind, apart)[0] == "odds"
+    unseen = ended(("r", "interaction", -0.03), ("r", "separable", -0.05))
+    assert winner(cells, unseen)[0] == "odds", "no stream has seen it: its cells alone decide"
+
+
+def test_a_form_is_judged_where_it_was_frozen_and_against_the_reference_on_the_same_cells(study: Study) -> None:
+    cells = judge_cells(study, laws=("interaction", "odds", "constant"))
+    beyond = cells[cells["kind"] == "larger P"]
+    assert set(beyond["law"]) == {"interaction", "constant"}, "odds was frozen for none of these runs"
+    assert set(cells[cells["kind"] == ANOTHER]["law"]) == {"interaction", "odds", "constant"}
+    summary = summarise_cells(cells).set_index(["kind", "law"])
+    assert (summary.xs("interaction", level="law")[["less_reference", "less_low", "less_high"]] == 0).all(axis=None)
+    row = summary.loc["larger P", "constant"]
+    means = beyond.groupby("law")["regret"].mean()
+    assert row["less_reference"] == pytest.approx(means["constant"] - means["interaction"])
+    assert row["less_low"] < row["less_reference"] < row["less_high"]
+
+
+def test_evidence_classes_are_not_mixed(synthetic: ModuleType, tmp_path: Path) -> None:
+    rows = synthetic.calibration(prefixes=(8_000, 16_000), seeds=(0, 1))
+    other = [row | {"evidence": "run", "device": "cuda"} for row in rows]
+    runs = [synthetic.write_run(tmp_path / name, each) for name, each in (("a", rows), ("b", other))]
+    with pytest.raises(UserError, match="these are rehearsal on cpu and run on cuda: name the runs of one"):
+        sort_runs([load_experiment([run]) for run in runs])
 
 
 def test_a_law_that_knew_the_optima_would_be_charged_little(study: Study) -> None:
@@ -195,3 +228,6 @@ def test_the_command_writes_what_it_prints(
     assert "no calibrate or confirm run" in capsys.readouterr().err
     assert main(["laws", "--results", str(tmp_path / "none")]) == 2
     assert "no run below" in capsys.readouterr().err
+    for wrong in (["--bootstrap", "0"], ["--seed", "-1"]):
+        assert main(["laws", *paths, *wrong]) == 2
+        assert f"{wrong[0]} {wrong[1]}: give" in capsys.readouterr().err

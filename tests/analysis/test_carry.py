@@ -11,7 +11,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.advise import read_coefficients
-from analysis.carry import BIGRAM_SLOPE, Text, carry, read_text, unique_scale
+from analysis.carry import BIGRAM_SLOPE, Text, carry, comparable, read_text, unique_scale
 from analysis.coefficients import Coefficients, fit_law
 from analysis.tables import load_experiment
 from tune_dd.artifacts import write_json
@@ -19,9 +19,9 @@ from tune_dd.corpus.prepare import prepare_corpus
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource, ModelSpec
 
-HERE = Text("pydocs", 3.6, 2_000_000, 200_000, 512, "docstrings-tokenizer", "docstrings-corpus")
+HERE = Text("pydocs", {500_000: 3.9, 2_000_000: 3.6}, 512, "docstrings-tokenizer", "docstrings-corpus")
 # A text of which a token counts for two of the other's.
-THERE = Text("owt", 3.6 - np.log10(2) / BIGRAM_SLOPE, 2_000_000, 200_000, 512, "web-tokenizer", "web-corpus")
+THERE = Text("owt", {2_000_000: 3.6 - np.log10(2) / BIGRAM_SLOPE}, 512, "web-tokenizer", "web-corpus")
 INNER, MODELS = (4_000, 8_000, 16_000, 32_000), (ModelSpec(1, 2, 32), ModelSpec(2, 2, 64))
 
 
@@ -30,7 +30,7 @@ def run(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A calibration of two sizes, with its coefficients."""
     folder = tmp_path_factory.mktemp("here")
     rows = synthetic.calibration(prefixes=INNER, models=MODELS)
-    synthetic.write_run(folder, rows, config=synthetic.text_config("pydocs", "docstrings", HERE.bigram_loss))
+    synthetic.write_run(folder, rows, config=synthetic.text_config("pydocs", "docstrings", HERE.losses[2_000_000]))
     table = load_experiment([folder]).table
     write_json(folder / "coefficients.json", fit_law(None, table, law="onset", n_bootstrap=60).to_dict())
     return folder
@@ -45,8 +45,11 @@ def test_the_scale_is_a_power_of_the_difference_in_loss() -> None:
     assert unique_scale(HERE, THERE) == pytest.approx(2.0)
     assert unique_scale(THERE, HERE) == pytest.approx(0.5)
     assert unique_scale(HERE, HERE) == 1.0
-    for other in (replace(THERE, vocab_size=4_096), replace(THERE, train_tokens=500_000)):
-        with pytest.raises(UserError, match="bigram losses do not compare"):
+    small = replace(THERE, losses={500_000: 3.9, 700_000: 3.8})
+    assert unique_scale(HERE, small) == 1.0, "on the largest number of tokens that both were counted on"
+    for other in (replace(THERE, vocab_size=4_096), replace(THERE, losses={700_000: 3.6})):
+        assert not comparable(HERE, other)
+        with pytest.raises(UserError, match="do not compare: tokenize both with one size of vocabulary"):
             unique_scale(HERE, other)
 
 
@@ -66,13 +69,14 @@ def test_a_carried_law_says_of_u_what_the_law_says_of_its_multiple(fitted: Coeff
 
 
 def test_a_text_unlike_those_that_the_scale_was_measured_on_is_told_so(fitted: Coefficients) -> None:
-    usual = replace(HERE, bigram_loss=3.2)
+    usual = replace(HERE, losses={2_000_000: 3.2})
     assert not any("a guess" in note for note in carry(fitted, HERE, usual).notes)
     for home, other in (
-        (HERE, replace(HERE, bigram_loss=2.3)),
+        (HERE, replace(HERE, losses={2_000_000: 2.3})),
+        (replace(HERE, losses={2_000_000: 2.3}), HERE),
         (replace(HERE, vocab_size=4_096), replace(usual, vocab_size=4_096)),
     ):
-        assert "this text lies outside, and its scale is a guess" in carry(fitted, home, other).notes[1]
+        assert "these texts lie outside, and their scale is a guess" in carry(fitted, home, other).notes[1]
 
 
 def test_without_draws_there_is_still_no_interval(fitted: Coefficients) -> None:
@@ -99,17 +103,19 @@ def test_the_command_carries_a_run_s_law_to_a_token_cache(
         cache_dir=tmp_path / "dropout_decay_words",
     )
     there = read_text(corpus.folder)
-    assert (there.regime, there.corpus_hash, there.train_tokens) == ("words", corpus.corpus_hash, 20_000)
+    assert (there.regime, there.corpus_hash, list(there.losses)) == ("words", corpus.corpus_hash, [20_000])
     out = tmp_path / "carried"
     assert main(["carry", str(run), str(corpus.folder), "--out", str(out)]) == 2
-    assert "differ in vocab_size (512 and 300)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "pydocs (vocabulary 512, 2,000,000 tokens counted)" in told
+    assert "words (vocabulary 300, 20,000 tokens counted) do not compare" in told
     assert not out.exists()
 
     home = tmp_path / "home"
     home.mkdir()
-    config = synthetic.text_config("pydocs", "docstrings", there.bigram_loss + 0.4, vocab_size=300)
+    config = synthetic.text_config("pydocs", "docstrings", there.losses[20_000] + 0.4, vocab_size=300)
     counted = config["data"]["manifest"]["bigram"]
-    counted |= {"train_tokens": there.train_tokens, "val_tokens": there.val_tokens}
+    counted["train_tokens"] = 20_000
     write_json(home / "config.json", config)
     (home / "coefficients.json").write_bytes((run / "coefficients.json").read_bytes())
     assert main(["carry", str(home), str(corpus.folder), "--out", str(out)]) == 0
@@ -118,7 +124,7 @@ def test_the_command_carries_a_run_s_law_to_a_token_cache(
     law.mkdir()
     (law / "coefficients.json").write_bytes((run / "coefficients.json").read_bytes())
     assert main(["carry", str(law), str(corpus.folder), "--out", str(tmp_path / "again")]) == 2
-    assert "is neither a run nor the token cache" in capsys.readouterr().err
+    assert "is neither a run nor a token cache" in capsys.readouterr().err
     alone = ["carry", str(law), str(corpus.folder), "--out", str(tmp_path / "again")]
     assert main([*alone, "--calibrated-on", str(corpus.folder)]) == 2, "its tokenizer is not that of the coefficients"
     assert "was not fitted on the text of" in capsys.readouterr().err
@@ -134,12 +140,25 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     old = tmp_path / "old"
     old.mkdir()
     write_json(old / "config.json", {"regime": {"name": "owt"}, "data": {"manifest": {}}})
+    broken = [tmp_path / name for name in ("list", "chain", "cache")]
+    files = ("config.json", "[]"), ("chain.json", '{"runs": []}'), ("manifest-v512.json", "{}")
+    for folder, (name, text) in zip(broken, files, strict=True):
+        folder.mkdir()
+        (folder / name).write_text(text)
+    several = tmp_path / "several"
+    several.mkdir()
+    for size in (512, 4096):
+        (several / f"manifest-v{size}.json").write_text("{}")
     for other, message in (
-        (tmp_path / "none", "is neither a run nor the token cache"),
-        (old, "does not say how much its text surprises: tokenize it anew"),
+        (tmp_path / "none", "is neither a run nor a token cache"),
+        (old, "is from before bigrams were counted: build its text"),
+        *((folder, "is damaged") for folder in broken),
+        (several, "is the cache of several vocabularies: name one, such as"),
     ):
         assert main(["carry", str(run), str(other), "--out", str(tmp_path / "out")]) == 2
         captured = capsys.readouterr()
         assert message in captured.err
         assert captured.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+    assert main(["carry", str(run), str(run), "--out", str(run)]) == 2
+    assert "is a run with coefficients of its own: give --out another folder" in capsys.readouterr().err

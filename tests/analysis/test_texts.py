@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from analysis.__main__ import main
-from analysis.bakeoff import ANOTHER, CARRIED, Study, judge_cells, judge_texts, sort_runs
+from analysis.bakeoff import ANOTHER, Study, judge_cells, judge_texts, sort_runs
 from analysis.carry import BIGRAM_SLOPE
 from analysis.tables import load_experiment
 from analysis.texts import bigram_slope
+from analysis.verdict import CARRIED
 from tune_dd.regimes import ModelSpec
 
 INNER, MODELS = (4_000, 8_000, 16_000, 32_000), (ModelSpec(1, 2, 32), ModelSpec(2, 2, 64))

@@ -6,12 +6,31 @@ follows this number (docs/methodology.md, section 7).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-# Tokens that are counted and judged, at most: the loss falls with the tokens that were counted, so that texts are
-# compared on one number of them. These are the pocket scale's splits.
+# Tokens that are counted and judged, at most: the pocket scale's splits.
 TRAIN_TOKENS, VALIDATION_TOKENS = 2_000_000, 200_000
+# The loss falls with the tokens that were counted, so that texts are compared on one number of them: the largest of
+# these that both have.
+SIZES = (62_500, 125_000, 250_000, 500_000, 1_000_000, TRAIN_TOKENS)
+
+
+def bigram_record(train: npt.NDArray[np.uint16], validation: npt.NDArray[np.uint16], vocab_size: int) -> dict[str, Any]:
+    """What a manifest says: val_loss from the train_tokens counted, val_tokens judged, and ``by_train_tokens``, the
+    loss from each of ``SIZES`` that the text has.
+    """
+    n = min(len(train), TRAIN_TOKENS)
+    return {
+        "val_loss": bigram_loss(train[:n], validation, vocab_size),
+        "train_tokens": n,
+        "val_tokens": min(len(validation), VALIDATION_TOKENS),
+        "by_train_tokens": {
+            str(size): bigram_loss(train[:size], validation, vocab_size) for size in SIZES if size <= n
+        },
+    }
 
 
 def bigram_loss(train: npt.NDArray[np.uint16], validation: npt.NDArray[np.uint16], vocab_size: int) -> float:

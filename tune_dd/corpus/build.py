@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tune_dd.corpus import overlap
 from tune_dd.corpus.bars import Report
-from tune_dd.corpus.bigram import TRAIN_TOKENS, VALIDATION_TOKENS, bigram_loss
+from tune_dd.corpus.bigram import bigram_record
 from tune_dd.corpus.cache import FORMAT, CacheFiles, file_record, manifest_checksum
 from tune_dd.errors import UserError
 from tune_dd.tokenizer import (
@@ -163,11 +163,7 @@ def build_files(
         "sources_read_to_the_end": not all(s.full for s in splits.values()),
         "validation_overlap": share,
         "validation_overlap_measure": overlap.DESCRIPTION,
-        "bigram": {
-            "val_loss": bigram_loss(train, validation, files.vocab_size),
-            "train_tokens": min(len(train), TRAIN_TOKENS),
-            "val_tokens": min(len(validation), VALIDATION_TOKENS),
-        },
+        "bigram": bigram_record(train, validation, files.vocab_size),
     }
 
 

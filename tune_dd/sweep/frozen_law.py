@@ -64,6 +64,7 @@ class FrozenLaw:
             "sha256": self.sha256,
             "condition": self.condition,
             "transfer": self.transfer,
+            "carried_from": fitted.carried_from,
             "regime": fitted.regime,
             "tokenizer_hash": fitted.tokenizer_hash,
             "law": fitted.law,

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tune_dd.corpus.bigram import TRAIN_TOKENS, VALIDATION_TOKENS, bigram_loss
+from tune_dd.corpus.bigram import SIZES, TRAIN_TOKENS, VALIDATION_TOKENS, bigram_loss, bigram_record
 
 
 def plain(train: list[int], validation: list[int], vocab_size: int) -> float:
@@ -48,3 +48,16 @@ def test_every_text_is_judged_by_as_many_tokens() -> None:
     validation = rng.integers(4, size=VALIDATION_TOKENS + 5_000).astype(np.uint16)
     cut = bigram_loss(train[:TRAIN_TOKENS], validation[:VALIDATION_TOKENS], 4)
     assert bigram_loss(train, validation, 4) == cut
+
+
+def test_a_manifest_has_the_loss_at_every_number_of_tokens_that_texts_are_compared_on() -> None:
+    rng = np.random.default_rng(2)
+    train, validation = rng.integers(50, size=300_000).astype(np.uint16), rng.integers(50, size=900).astype(np.uint16)
+    record = bigram_record(train, validation, 50)
+    assert (record["train_tokens"], record["val_tokens"]) == (300_000, 900)
+    assert record["val_loss"] == bigram_loss(train, validation, 50)
+    assert record["by_train_tokens"] == {
+        str(size): bigram_loss(train[:size], validation, 50) for size in (62_500, 125_000, 250_000)
+    }
+    assert SIZES[-1] == TRAIN_TOKENS
+    assert bigram_record(train[:60_000], validation, 50)["by_train_tokens"] == {}

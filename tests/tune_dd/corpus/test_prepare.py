@@ -17,7 +17,7 @@ from tests_support import REPOSITORY, synthetic_text
 
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.corpus import Corpus, cache, load_corpus, prepare_corpus
-from tune_dd.corpus.bigram import bigram_loss
+from tune_dd.corpus.bigram import bigram_record
 from tune_dd.corpus.build import split_documents
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
@@ -77,9 +77,8 @@ def test_the_manifest_counts_what_is_there(tmp_path: Path, text: Path) -> None:
     assert manifest["sources"][0]["path"] == str(text)
     assert manifest["sources_read_to_the_end"] is True
     assert manifest["validation_overlap"] == 0.0
-    loss = bigram_loss(corpus.train, corpus.validation, 300)
-    assert manifest["bigram"] == {"val_loss": loss, "train_tokens": corpus.n_train, "val_tokens": corpus.n_validation}
-    assert 0.5 < loss < np.log(300)
+    assert manifest["bigram"] == bigram_record(corpus.train, corpus.validation, 300)
+    assert 0.5 < manifest["bigram"]["val_loss"] < np.log(300)
     assert corpus.corpus_hash == manifest["files"]["tokens-v300-uint16.npy"]["sha256"][:16]
     assert {p.name for p in corpus.folder.iterdir()} == {
         "tokenizer-v300.json",
