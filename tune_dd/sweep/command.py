@@ -28,7 +28,7 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, VALIDATION_SALT, Regime, Scale
 from tune_dd.stream import evaluation_windows
 from tune_dd.sweep import plan as planning
-from tune_dd.sweep.chain import list_chains, run_chain
+from tune_dd.sweep.chain import list_chains, refuse_in_chain, run_chain, show_chain
 from tune_dd.sweep.estimates import estimate_cells
 from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
 from tune_dd.sweep.hours import measure_hours
@@ -41,8 +41,6 @@ from tune_dd.sweep.options import (
     choose_regime,
     devices_and_threads,
     parse,
-    repeated,
-    scale_name,
 )
 from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
@@ -86,12 +84,17 @@ def run_command(argv: list[str]) -> int:
         clean_runs(storage, None if args.clean == EVERY else Path(args.clean).absolute(), console)
         return 0
     if args.phase == ALL:
+
+        def run_phase(words: list[str], begun: Callable[[RunFolder], None]) -> int:
+            return _run_one(parse(words), words, console, begun)
+
+        refuse_in_chain(args)
         if args.dry_run:
-            return _show_all(argv, console)
+            return show_chain(args, console, run_phase)
         _check_writable(storage)
         if not args.resume:
             _ensure_text(args, choose_regime(args), console)
-        return run_chain(args, console, lambda words, begun: _run_one(parse(words), words, console, begun))
+        return run_chain(args, console, run_phase)
     return _run_one(args, argv, console)
 
 
@@ -113,24 +116,6 @@ def _run_one(
             begun(search.run)
         with hold(search.run):
             return _run(search, args, ray, console, alone=begun is None)
-
-
-def _show_all(argv: list[str], console: Console) -> int:
-    """The plans of --phase all as far as they are known beforehand."""
-    words = repeated(parse(argv))
-    model = choose_regime(parse(words)).scale(scale_name(parse(words))).models[-1]
-    ladder = ["--models", parse(argv).models] if parse(argv).models else []
-    for phase, more in (("screen", ladder), ("confirm", ["--models", model.name]), ("calibrate", [])):
-        console.rule(phase, style="bold", align="left")
-        line = [*words, "--phase", phase, *more, "--dry-run"]
-        args = parse(line)
-        _begin(args, line, RayProcess(args.address), console)
-    console.print(
-        f"confirm trains the model that the screen chooses (shown: {model.name}), calibrate another size beside it; "
-        "then the stream with the law's schedule, planned once the law is fitted",
-        highlight=False,
-    )
-    return 0
 
 
 def _run(search: Search, args: argparse.Namespace, ray: RayProcess, console: Console, *, alone: bool) -> int:
