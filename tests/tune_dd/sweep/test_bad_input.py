@@ -111,6 +111,16 @@ def test_a_corpus_that_is_no_text(kind: str, tmp_path: Path, capsys: pytest.Capt
     assert not Path("ray_results").exists()
 
 
+def test_a_folder_of_texts_may_hold_other_files_and_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("my [texts]")
+    folder.mkdir()
+    (folder / "a.txt").write_text(synthetic_text(120))
+    (folder / "README.md").write_text("what these are")
+    Path("tiny.toml").write_text(TINY_REGIME)
+    options = ["--corpus", str(folder), "--prefixes", "400,900k"]  # refused after the text was read
+    assert "900,000" in refused(capsys, ["tiny.toml", "--device", "cpu", *options])
+
+
 def test_fewer_tokens_than_the_largest_prefix(capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.txt").write_text(synthetic_text(60))
     Path("tiny.toml").write_text(TINY_REGIME)
