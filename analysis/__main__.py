@@ -11,7 +11,7 @@
 
 RUN is a run's folder, a metrics.jsonl, or a plain Tune experiment folder. Prints the tables, writes
 summary.*, model_selection.*, coefficients.json, comparison.*, figures/ and report.html into the run's
-folder, and says where. Needs neither torch nor Ray.
+folder (of what is saved: into the same place under ray_results/read/), and says where. Needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.tables import newest_run
 from tune_dd.arguments import OneLineParser
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS
 
 STORAGE = Path("ray_results")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, or 2 for what the user can mend (one line on stderr)."""
+    """Run the command; returns its exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["advise"]:
@@ -53,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: give the command again", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         return 0
@@ -60,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def analyse_command(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed} must not be negative")
     from analysis.report import analyse
+    from analysis.tables import newest_run
     from analysis.terminal import make_console, print_tables
 
     console = make_console()
@@ -84,6 +88,8 @@ def analyse_command(arguments: Sequence[str]) -> int:
 
 
 def parser() -> OneLineParser:
+    from tune_dd.laws import DEFAULT_LAW, LAWS  # late, like all that loads numpy: Ctrl-C meanwhile is caught in main
+
     result = OneLineParser(
         prog="python -m analysis",
         description=__doc__,
@@ -92,7 +98,8 @@ def parser() -> OneLineParser:
     add = result.add_argument
     add("runs", nargs="*", type=Path, metavar="RUN", help="run folders or metrics.jsonl files (default: the newest)")
     add("--storage", type=Path, default=STORAGE, help="where to look for the newest run (default: %(default)s)")
-    add("--out", type=Path, help="folder for the files (default: the run's; for several, combined/ beside the first)")
+    out = "folder for the files (default: the run's; for several, combined/ beside the first; read/ in place of saved/)"
+    add("--out", type=Path, help=out)
     add("--law", choices=sorted(LAWS), help=f"fit this law and no other (default: {DEFAULT_LAW}, else first_order)")
     margin = "plateau columns only, not the law: margin in nats per token (default: one pooled paired standard error)"
     add("--margin", type=float, help=margin)

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from analysis.companions import outcomes, read_predictions, read_trace
 from analysis.painters import Painters
-from analysis.tables import Experiment, load_experiment
+from analysis.tables import Experiment, beside_saved, load_experiment
 from analysis.terminal import print_tables
 from tune_dd.artifacts import write_atomic, write_json, write_text_atomic
 from tune_dd.errors import UserError
@@ -149,9 +149,9 @@ def output_folder(experiment: Experiment, paths: Sequence[Path | str], out: Path
     if out is not None:
         folder = Path(out)
     elif len(experiment.folders) > 1:
-        folder = experiment.folders[0].parent / COMBINED
+        folder = beside_saved(experiment.folders[0].parent / COMBINED)
     else:
-        folder = experiment.folders[0] if experiment.folders else Path(paths[0]).resolve().parent
+        folder = beside_saved(experiment.folders[0] if experiment.folders else Path(paths[0]).resolve().parent)
     nearest = next(place for place in (folder, *folder.resolve().parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"cannot write to {folder}: give another folder with --out")

@@ -33,6 +33,7 @@ SHARED = {
     "batch_size": "the batch size belongs to the protocol of a regime: analyse the runs one by one",
 }
 SAVED = "saved"  # below the storage: copies of `analysis.saved`, which are never the newest run
+READ = "read"  # beside SAVED: what is derived from those copies, which are evidence and stay as they are
 DTYPES = {int: "int64", float: "float64", str: "str"}
 
 
@@ -100,6 +101,12 @@ def newest_run(storage: Path) -> Path:
     if not found:
         raise UserError(f"no run under {storage}: name the folder of a run, or start one with `tune_dd.sweep`")
     return found[-1][1]
+
+
+def beside_saved(folder: Path) -> Path:
+    """Where to write what would go to ``folder``: of STORAGE/saved/GROUP/NAME it is STORAGE/read/GROUP/NAME."""
+    group = folder.parent
+    return group.parent.with_name(READ) / group.name / folder.name if group.parent.name == SAVED else folder
 
 
 def combine(sources: Sequence[Source]) -> Experiment:

@@ -183,6 +183,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, row
     except FileNotFoundError:
         raise UserError(f"{path} is missing: name the folder of a run") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error}): make it readable") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text: name a metrics.jsonl written by tune_dd") from None
 

@@ -68,8 +68,9 @@ def load_regime(path: Path) -> Regime:
 
 def _regime(data: dict[str, Any], path: Path) -> Regime:
     _check_keys(data, {"name", "title", "corpus", "scales"}, required={"name", "corpus"}, where="the top level")
-    if data["name"] in REGIMES:
-        raise UserError(f"name {data['name']!r} is a built-in regime: choose another")
+    name = _string(data["name"], "name")
+    if name in REGIMES:
+        raise UserError(f"name {name!r} is a built-in regime: choose another")
     scales = {"pocket": POCKET}
     for scale_name, fields in _table(data.get("scales", {}), "scales").items():
         if scale_name not in SCALES:
@@ -81,11 +82,12 @@ def _regime(data: dict[str, Any], path: Path) -> Regime:
         raise UserError('[corpus] needs globs = ["texts/*.txt"]: the files to train on')
     # Globs are relative to the regime file, so that the command works from any folder.
     globs = tuple(str(path.parent / pattern) for pattern in _strings(corpus.get("globs", []), "corpus.globs"))
-    try:
-        source = CorpusSource(**{**corpus, "globs": globs})
-    except TypeError as error:
-        raise UserError(f"[corpus]: {error}") from None
-    return Regime(str(data["name"]), str(data.get("title", data["name"])), source, scales)
+    values: dict[str, Any] = {
+        key: _number(value, f"corpus.{key}") if key == "validation_fraction" else _string(value, f"corpus.{key}")
+        for key, value in corpus.items()
+        if key != "globs"
+    }
+    return Regime(name, _string(data.get("title", name), "title"), CorpusSource(globs=globs, **values), scales)
 
 
 def _scale(fields: dict[str, Any], where: str) -> Scale:
@@ -148,6 +150,12 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise UserError(f"{where} must be a list")
+    return value
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {value!r} is not text in quotes")
     return value
 
 

@@ -17,6 +17,7 @@ from tune_dd.errors import UserError
 SCALES = ("full", "full-8m", "pocket")
 RATE_SCHEDULES = ("constant", "warmdown")
 PRECISIONS = ("float32", "bfloat16")
+MAX_SEED = 2**63 - 1  # tables hold seeds in 64 bits with a sign
 MIN_SEARCH_POINTS = 3  # the fitted law, the best fixed dropout, and one that is searched
 VALIDATION_SALT = "validation"  # of the fixed evaluation windows, so that they are the same for every trial
 
@@ -215,8 +216,8 @@ class Scale:
 
 
 def check_seeds(name: str, values: tuple[int, ...]) -> None:
-    if not values or len(set(values)) != len(values) or min(values) < 0:
-        raise UserError(f"{name} {list(values)} must be distinct, not negative and not empty")
+    if not values or len(set(values)) != len(values) or min(values) < 0 or max(values) > MAX_SEED:
+        raise UserError(f"{name} {list(values)} must be distinct, from 0 to 2^63 - 1, and not empty")
 
 
 def check_increasing(name: str, values: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_the_whole_command_works_where_neither_torch_nor_ray_can_be_imported(
         (["run", "--law", "interaction"], "rank"),
         (["run", "--margin", "-1"], "margin"),
         (["run", "--bootstrap", "0"], "--bootstrap"),
+        (["run", "--seed", "-1"], "--seed -1 must not be negative"),
         (["run", "--bootstrap", "many"], "invalid int value: 'many'"),
         (["run", "--law", "cubic"], "invalid choice: 'cubic'"),
         (["run", "--unknown"], "--unknown"),
@@ -79,6 +81,32 @@ def test_what_the_user_can_mend_is_one_line_and_exit_2(
     assert captured.err.count("\n") == 1
     assert expected in captured.err
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+def test_ctrl_c_is_one_line_and_130(
+    synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("analysis.report.analyse", interrupt)
+    assert main([str(write_small(synthetic, tmp_path / "run"))]) == 130
+    assert capsys.readouterr().err == "interrupted: give the command again\n"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_kept_as_evidence_is_read_elsewhere(
+    count: int, synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = "pydocs-calibrate-pocket"
+    first = write_small(synthetic, tmp_path / "saved" / group / "20260101-000000")
+    runs = [first, shutil.copytree(first, first.with_name("20260102-000000"))][:count]
+    before = sorted((tmp_path / "saved").rglob("*"))
+    assert main([*map(str, runs), "--no-report", "--bootstrap", "50"]) == 0
+    out = tmp_path / "read" / group / (first.name if count == 1 else "combined")
+    assert f"Tables: {out}" in capsys.readouterr().out
+    assert (out / "model_selection.csv").is_file()
+    assert sorted((tmp_path / "saved").rglob("*")) == before
 
 
 def test_no_report_writes_tables_only(

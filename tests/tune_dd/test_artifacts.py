@@ -18,6 +18,12 @@ def test_rows_round_trip_exactly(tmp_path: Path) -> None:
     assert list(json.loads(path.read_text().splitlines()[0])) == list(artifacts.COLUMNS)
 
 
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    # A folder stands for a file without permission, which root may read all the same.
+    with pytest.raises(UserError, match=rf"cannot read {tmp_path} \(.+\): make it readable"):
+        list(artifacts.read_rows(tmp_path))
+
+
 def test_unknown_columns_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / artifacts.METRICS
     path.write_text(json.dumps(row() | {"new": 1}) + "\n")

@@ -23,7 +23,7 @@ from search_spaces.model_screen import partners
 from tune_dd import artifacts
 from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec
-from tune_dd.sweep.manage import is_finished
+from tune_dd.sweep.manage import crashed_rest, is_finished, refuse_lost_journals
 from tune_dd.sweep.options import CHAINED, NEWEST, choose_regime, parse, repeated, scale_name
 from tune_dd.sweep.phases import ADAPTIVE_OPTIONS, DECISION, SUGGESTING
 from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder, shown_path
@@ -31,6 +31,7 @@ from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder
 CHAIN = "chain.json"
 LAW_FOLDER = "law"
 GATES = ("screen", "confirm")
+STEPS = ("screen", "confirm", "calibrate", "law", "stream")  # what is decided or run, in order
 CRASHED = 3  # the exit code of a phase with crashed trials
 SHAPES = (
     "prefixes",
@@ -70,6 +71,11 @@ class Chain:
     decisions: list[dict[str, Any]]
     finished: bool = False
 
+    @classmethod
+    def of(cls, args: argparse.Namespace, path: Path) -> Chain:
+        """A new one, not written yet."""
+        return cls(path, repeated(args), args.anchors or [], args.models, args.law[0] if args.law else None, {}, [])
+
     def write(self) -> None:
         artifacts.write_json(
             self.path / CHAIN,
@@ -95,12 +101,20 @@ class Chain:
         except (KeyError, TypeError):
             raise UserError(f"{path / CHAIN} is damaged: start a new chain with --phase all") from None
 
-    def decide(self, step: str, chosen: str | None, reason: str) -> None:
-        """Record a decision, once."""
-        if all(entry["step"] != step for entry in self.decisions):
+    def decide(self, step: str, chosen: str | None, reason: str) -> dict[str, Any]:
+        """Record a decision; what it was before stays where a later phase was begun on it.
+
+        It may change where crashed trials were taken up again.
+        """
+        former = next((entry for entry in self.decisions if entry["step"] == step), None)
+        built_on = any(later in self.runs for later in STEPS[STEPS.index(step) + 1 :])
+        if former is None or (former["chosen"] != chosen and not built_on):
             time = datetime.datetime.now().isoformat(timespec="seconds")
+            before = STEPS[: STEPS.index(step)]
+            self.decisions = [entry for entry in self.decisions if entry["step"] in before]
             self.decisions.append({"step": step, "chosen": chosen, "reason": reason, "time": time})
             self.write()
+        return next(entry for entry in self.decisions if entry["step"] == step)
 
     def run(self, phase: str) -> Path:
         """The folder of a phase's run."""
@@ -119,12 +133,8 @@ class Chain:
         return f"python -m tune_dd.sweep --phase all --resume {shlex.quote(shown_path(self.path))}"
 
 
-def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -> int:
-    """Begin a chain or go on with one; returns the exit code.
-
-    Raises:
-        UserError: something the user must mend; what is done is kept.
-    """
+def refuse_in_chain(args: argparse.Namespace) -> None:
+    """Raises UserError for an option that a chain would pass over in silence."""
     if args.extend:
         raise UserError("--extend adds to one run: name it with --phase and its folder, not with --phase all")
     if args.law and len(args.law) > 1:
@@ -135,13 +145,49 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
             raise UserError(f"--{option} belongs to one phase: leave it out of --phase all, or set it in a regime file")
     if args.resume and (args.anchors or args.models):
         raise UserError("--anchors and --models: a resumed chain keeps those that it was begun with; leave them out")
+
+
+def show_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -> int:
+    """The plans of a chain's phases as far as they are known; nothing is written."""
+    chain = _find(args) if args.resume else Chain.of(args, Path())
+    begun = parse(chain.options)
+    screened = [entry["chosen"] for entry in chain.decisions if entry["step"] == "screen" and entry["chosen"]]
+    model = screened[0] if screened else choose_regime(begun).scale(scale_name(begun)).models[-1].name
+    ladder = ["--models", chain.ladder] if chain.ladder else []
+    known = {"screen": ladder, "confirm": ["--models", model], "calibrate": []}
+    for phase in CHAINED:
+        if phase in chain.runs:
+            words = ["--resume", str(chain.run(phase))]
+        elif phase in known:
+            words = [*chain.options, "--phase", phase, *known[phase]]
+        else:
+            continue
+        console.rule(phase, style="bold", align="left")
+        run_phase([*words, "--dry-run"], lambda run: None)
+    console.print(
+        f"confirm trains the model that the screen chooses (shown: {model}), calibrate another size beside it; "
+        "then the stream with the law's schedule, planned once the law is fitted",
+        highlight=False,
+    )
+    return 0
+
+
+def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -> int:
+    """Begin a chain or go on with one; returns the exit code.
+
+    Raises:
+        UserError: something the user must mend; what is done is kept.
+    """
     chain = _find(args) if args.resume else _new(args)
+    for phase in chain.runs:
+        refuse_lost_journals(RunFolder(chain.run(phase)))
     console.print(f"chain: {shown_path(chain.path)}", highlight=False, soft_wrap=True)
     with hold(RunFolder(chain.path)):
         code = _go_on(chain, args, console, run_phase)
     if code:
         retry = " --retry-crashed" if code == CRASHED else ""
-        console.print(f"the chain goes on with\n  {chain.resume_command}{retry}", highlight=False, soft_wrap=True)
+        how = "crashed trials are taken up again by" if chain.finished and retry else "the chain goes on with"
+        console.print(f"{how}\n  {chain.resume_command}{retry}", highlight=False, soft_wrap=True)
     return code
 
 
@@ -149,7 +195,7 @@ def _new(args: argparse.Namespace) -> Chain:
     regime = choose_regime(args)
     regime.scale(scale_name(args))
     path = make_folder(Path(args.storage).absolute(), group_name(regime.name, "all", scale_name(args)))
-    chain = Chain(path, repeated(args), args.anchors or [], args.models, args.law[0] if args.law else None, {}, [])
+    chain = Chain.of(args, path)
     chain.write()
     return chain
 
@@ -176,9 +222,9 @@ def _go_on(chain: Chain, args: argparse.Namespace, console: Console, run_phase: 
             more = ["--models", chain.ladder]
         if code := _phase(chain, phase, more, args, console, run_phase):
             return code
-        decision = artifacts.read_json(chain.run(phase) / DECISION)
-        chain.decide(phase, decision["chosen"], decision["reason"])
-        _say(chain, console)
+        found = artifacts.read_json(chain.run(phase) / DECISION)
+        decision = chain.decide(phase, found["chosen"], found["reason"])
+        _say(decision, console)
         if decision["chosen"] is None:
             return _finish(chain, console)
         model = decision["chosen"]
@@ -189,7 +235,7 @@ def _go_on(chain: Chain, args: argparse.Namespace, console: Console, run_phase: 
         if code := _phase(chain, "calibrate", more, args, console, run_phase):
             return code
     law = _fit(chain)
-    _say(chain, console)
+    _say(chain.decisions[-1], console)
     if law is None:
         return _finish(chain, console)
     anchors = [word for text in chain.anchors for word in ("--anchors", text)]
@@ -202,16 +248,24 @@ def _go_on(chain: Chain, args: argparse.Namespace, console: Console, run_phase: 
 def _phase(
     chain: Chain, phase: str, more: list[str], args: argparse.Namespace, console: Console, run_phase: RunPhase
 ) -> int:
-    """Run a phase from wherever it is; a finished one is passed over."""
+    """Run a phase from wherever it is; one that is finished, or lacks crashed trials only, is passed over."""
 
     def begun(run: RunFolder) -> None:
         chain.begin(phase, run.path)
+
+    def goes_on() -> bool:
+        crashed = crashed_rest(RunFolder(chain.run(phase))) if phase in chain.runs else 0
+        if crashed:
+            console.print(f"{phase}: {crashed} trials crashed; the chain goes on without them", highlight=False)
+        return crashed > 0
 
     console.rule(f"{phase}", style="bold", align="left")
     if phase in chain.runs:
         run = chain.run(phase)
         if is_finished(RunFolder(run)):
             console.print(f"finished: {shown_path(run)}", highlight=False, soft_wrap=True)
+            return 0
+        if not args.retry_crashed and goes_on():
             return 0
         argv = ["--resume", str(run), *(["--retry-crashed"] if args.retry_crashed else [])]
     else:
@@ -221,7 +275,8 @@ def _phase(
     machine += ["--keep-weights"] if args.keep_weights else []
     machine += ["--offline"] if args.offline else []
     machine += ["--verbose"] if args.verbose else []
-    return run_phase([*argv, *machine], begun)
+    code = run_phase([*argv, *machine], begun)
+    return 0 if code == CRASHED and goes_on() else code
 
 
 def _fit(chain: Chain) -> Path | None:
@@ -257,7 +312,7 @@ def _finish(chain: Chain, console: Console) -> int:
     chain.finished = True
     chain.write()
     console.print(f"report: {shown_path(result.report)}", highlight=False, soft_wrap=True)
-    return 0
+    return CRASHED if any(crashed_rest(RunFolder(chain.run(phase))) for phase in chain.runs) else 0
 
 
 def list_chains(storage: Path, console: Console) -> None:
@@ -278,8 +333,7 @@ def list_chains(storage: Path, console: Console) -> None:
         console.print(table, highlight=False, markup=False)
 
 
-def _say(chain: Chain, console: Console) -> None:
-    entry = chain.decisions[-1]
+def _say(entry: dict[str, Any], console: Console) -> None:
     console.print(f"decision after {entry['step']}: {_outcome(entry)}", style="bold", highlight=False, soft_wrap=True)
 
 

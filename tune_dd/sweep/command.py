@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,11 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, VALIDATION_SALT, Regime, Scale
 from tune_dd.stream import evaluation_windows
 from tune_dd.sweep import plan as planning
-from tune_dd.sweep.chain import list_chains, run_chain
+from tune_dd.sweep.chain import list_chains, refuse_in_chain, run_chain, show_chain
 from tune_dd.sweep.estimates import estimate_cells
 from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
 from tune_dd.sweep.hours import measure_hours
-from tune_dd.sweep.manage import clean_runs, is_finished, list_runs
+from tune_dd.sweep.manage import clean_runs, is_finished, list_runs, refuse_lost_journals
 from tune_dd.sweep.options import (
     ALL,
     EVERY,
@@ -40,8 +41,6 @@ from tune_dd.sweep.options import (
     choose_regime,
     devices_and_threads,
     parse,
-    repeated,
-    scale_name,
 )
 from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
@@ -85,12 +84,17 @@ def run_command(argv: list[str]) -> int:
         clean_runs(storage, None if args.clean == EVERY else Path(args.clean).absolute(), console)
         return 0
     if args.phase == ALL:
+
+        def run_phase(words: list[str], begun: Callable[[RunFolder], None]) -> int:
+            return _run_one(parse(words), words, console, begun)
+
+        refuse_in_chain(args)
         if args.dry_run:
-            return _show_all(argv, console)
+            return show_chain(args, console, run_phase)
         _check_writable(storage)
         if not args.resume:
             _ensure_text(args, choose_regime(args), console)
-        return run_chain(args, console, lambda words, begun: _run_one(parse(words), words, console, begun))
+        return run_chain(args, console, run_phase)
     return _run_one(args, argv, console)
 
 
@@ -101,7 +105,8 @@ def _run_one(
     with RayProcess(args.address, verbose=args.verbose) as ray:
         if args.resume or args.extend:
             run = _find_run(args, Path(args.storage).absolute())
-            with hold(run):
+            refuse_lost_journals(run)  # before the lock, which leaves a file
+            with nullcontext() if args.dry_run else hold(run):
                 search = _take_up(run, args, argv, ray, console)
                 return 0 if search is None else _run(search, args, ray, console, alone=begun is None)
         search = _begin(args, argv, ray, console)
@@ -111,24 +116,6 @@ def _run_one(
             begun(search.run)
         with hold(search.run):
             return _run(search, args, ray, console, alone=begun is None)
-
-
-def _show_all(argv: list[str], console: Console) -> int:
-    """The plans of --phase all as far as they are known beforehand."""
-    words = repeated(parse(argv))
-    model = choose_regime(parse(words)).scale(scale_name(parse(words))).models[-1]
-    ladder = ["--models", parse(argv).models] if parse(argv).models else []
-    for phase, more in (("screen", ladder), ("confirm", ["--models", model.name]), ("calibrate", [])):
-        console.rule(phase, style="bold", align="left")
-        line = [*words, "--phase", phase, *more, "--dry-run"]
-        args = parse(line)
-        _begin(args, line, RayProcess(args.address), console)
-    console.print(
-        f"confirm trains the model that the screen chooses (shown: {model.name}), calibrate another size beside it; "
-        "then the stream with the law's schedule, planned once the law is fitted",
-        highlight=False,
-    )
-    return 0
 
 
 def _run(search: Search, args: argparse.Namespace, ray: RayProcess, console: Console, *, alone: bool) -> int:
@@ -209,7 +196,7 @@ def _take_up(
     run: RunFolder, args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console
 ) -> Search | None:
     """A stored run, ready to go on; None after a dry run. Options that would change its plan are refused."""
-    mended = run.mend_config()
+    mended = None if args.dry_run else run.mend_config()
     if mended:
         console.print(mended, style="yellow", highlight=False, markup=False, soft_wrap=True)
     config = run.config()
@@ -224,7 +211,7 @@ def _take_up(
     device.check_device(plan.device, plan.regime.name)
     device.check_precision(plan.device, plan.scale.protocol.precision)
     cache = Path(config["data"]["cache_folder"])
-    corpus = _same_corpus(config, plan, cache, run, console)
+    corpus = _same_corpus(config, plan, cache, run, console, build=not args.dry_run)
     if not args.dry_run and (args.extend or not is_finished(run)):
         ray.start(plan)
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
@@ -251,14 +238,21 @@ def _take_up(
     return Search(run, config, plan, specs)
 
 
-def _same_corpus(config: dict[str, Any], plan: Plan, cache_folder: Path, run: RunFolder, console: Console) -> Corpus:
-    """The text that a run was planned on: its cache, or the cache built again from the run's own sources."""
+def _same_corpus(
+    config: dict[str, Any], plan: Plan, cache_folder: Path, run: RunFolder, console: Console, *, build: bool
+) -> Corpus | None:
+    """The text that a run was planned on: its cache, or the cache built again from the run's own sources.
+
+    None where it would have to be built and must not be.
+    """
     try:
         corpus = load_corpus(cache_folder, plan.scale.vocab_size)
         if _identity(corpus, plan.scale) == planning.identity(config):
             return corpus
     except UserError:
         pass
+    if not build:
+        return None
     corpus = _prepare(plan, cache_folder, use_cached=False, console=console)
     if _identity(corpus, plan.scale) != planning.identity(config):
         raise UserError(

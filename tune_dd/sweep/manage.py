@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import shutil
 from pathlib import Path
@@ -18,15 +19,49 @@ from tune_dd.sweep.runs import RunFolder, find_runs, hold, is_held, shown_path
 from tune_dd.sweep.suggestions import planned_trials
 
 
+def refuse_lost_journals(run: RunFolder) -> None:
+    """Refuse a run that has results without the journals they come from: it would begin again, its table emptied.
+
+    Raises:
+        UserError: metrics.jsonl has rows of trials that have no journal, not even a damaged one.
+    """
+    table = run.path / artifacts.METRICS
+    lost = set()
+    for line in table.read_text(encoding="utf-8", errors="replace").splitlines() if table.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn line is written again from the journals
+            lost.add(str(json.loads(line)["trial_id"]))
+    lost -= {path.name.split(".")[0] for path in run.journals.glob(f"*{journal.SUFFIX}*")}
+    if lost:
+        raise UserError(
+            f"{run.path} is a saved copy or has lost its journals ({len(lost)} trials of {table.name} have none): "
+            "name the run that it was copied from, or restore its journals, or start a new run"
+        )
+
+
 def finished_trials(run: RunFolder) -> int:
     """How many of the run's journals say that their trial is finished."""
-    count = 0
+    return len(_finished_ids(run))
+
+
+def _finished_ids(run: RunFolder) -> set[str]:
+    found = set()
     for path in run.journals.glob(f"*{journal.SUFFIX}"):
-        try:
-            count += journal.read_journal(path).finished
-        except (journal.DamagedJournal, FileNotFoundError):
-            continue
-    return count
+        with contextlib.suppress(journal.DamagedJournal, FileNotFoundError):
+            if journal.read_journal(path).finished:
+                found.add(path.name.removesuffix(journal.SUFFIX))
+    return found
+
+
+def crashed_rest(run: RunFolder) -> int:
+    """How many crashed trials are all that a reported run lacks; 0 where it lacks none, or others besides."""
+    finished = _finished_ids(run)
+    crashed = {path.name.removesuffix(journal.CRASH_SUFFIX) for path in run.journals.glob(f"*{journal.CRASH_SUFFIX}")}
+    try:
+        lacking = planned_trials(run, run.config()) - len(finished)
+    except UserError:
+        return 0
+    reported = (run.path / artifacts.REPORT).exists()
+    return lacking if reported and 0 < lacking <= len(crashed - finished) else 0
 
 
 def is_finished(run: RunFolder) -> bool:

@@ -197,10 +197,8 @@ def choose_regime(args: argparse.Namespace) -> Regime:
     regime = resolve_regime(args.regime or "pydocs")
     corpus = regime.corpus
     if args.corpus or args.corpus_glob:
-        pattern = args.corpus_glob or args.corpus
-        if args.corpus and Path(args.corpus).is_dir():
-            pattern = str(Path(args.corpus) / "*")
-        corpus = replace(corpus, kind="files", globs=(pattern,))
+        # A folder as it is: of what lies in it the reader takes what it can read, and its name is no pattern.
+        corpus = replace(corpus, kind="files", globs=(args.corpus_glob or args.corpus,))
     if args.column:
         corpus = replace(corpus, column=args.column)
     return replace(regime, corpus=corpus)

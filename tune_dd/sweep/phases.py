@@ -355,7 +355,7 @@ def read_seeds(text: str | None) -> tuple[int, ...] | None:
     items = read_items(text, "--seeds")
     if items is None:
         return None
-    if not all(item.isdigit() for item in items) or len(set(items)) != len(items):
+    if not all(item.isdecimal() for item in items) or len(set(items)) != len(items):
         raise UserError(f"--seeds {text}: give distinct whole numbers such as 0,1,2")
     return tuple(int(item) for item in items)
 

@@ -60,6 +60,8 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["owt", "--device", "cpu", "--prefixes", "many"], "--prefixes: 'many' is not a count"),
         (["owt", "--device", "cpu", "--readouts", "1M,1M"], "must increase"),
         (["owt", "--device", "cpu", "--seeds", "0,0"], "--seeds"),
+        (["owt", "--device", "cpu", "--seeds", "²"], "--seeds ²: give distinct whole numbers"),
+        (["owt", "--device", "cpu", "--seeds", "9" * 23], "from 0 to 2^63 - 1"),
         (["owt", "--device", "cpu", "--models", "L2_H3_D64"], "do not divide"),
         (["owt", "--device", "cpu", "--models", "big"], "of the form"),
         (["owt", "--corpus", "a", "--corpus-glob", "b"], "twice"),
@@ -111,6 +113,16 @@ def test_a_corpus_that_is_no_text(kind: str, tmp_path: Path, capsys: pytest.Capt
     assert not Path("ray_results").exists()
 
 
+def test_a_folder_of_texts_may_hold_other_files_and_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("my [texts]")
+    folder.mkdir()
+    (folder / "a.txt").write_text(synthetic_text(120))
+    (folder / "README.md").write_text("what these are")
+    Path("tiny.toml").write_text(TINY_REGIME)
+    options = ["--corpus", str(folder), "--prefixes", "400,900k"]  # refused after the text was read
+    assert "900,000" in refused(capsys, ["tiny.toml", "--device", "cpu", *options])
+
+
 def test_fewer_tokens_than_the_largest_prefix(capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.txt").write_text(synthetic_text(60))
     Path("tiny.toml").write_text(TINY_REGIME)
@@ -126,6 +138,10 @@ def test_fewer_tokens_than_the_largest_prefix(capsys: pytest.CaptureFixture[str]
         ("vocab_size = 300", "vocab_size = true", "not a whole number"),
         ('name = "tiny"', 'name = "../up"', "regime name"),
         ('name = "tiny"', 'name = "owt"', "built-in"),
+        ('name = "tiny"', 'name = ["tiny"]', "name: ['tiny'] is not text"),
+        ('name = "tiny"', 'name = "tiny"\ntitle = 1', "title: 1 is not text"),
+        ('separator = "\\n\\n"', "separator = 5", "corpus.separator: 5 is not text"),
+        ("[corpus]", '[corpus]\nvalidation_fraction = "half"', "corpus.validation_fraction: 'half' is not a number"),
         ("seeds = [0]", "seeds = [0]\ncolour = 1", "unknown key 'colour'"),
         ("seeds = [0]", "", "lacks the key 'seeds'"),
         ("prefixes = [400, 800]", "prefixes = [800, 400]", "prefixes"),

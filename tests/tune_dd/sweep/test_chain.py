@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,16 @@ import pandas as pd
 import pytest
 from documented_runs import CHAIN, STEPS, STUDY, TINY
 from documents_support import newest, normalised
+from rich.console import Console
 from tests_support import TINY_REGIME, synthetic_text
 
-from tune_dd import artifacts
+from tune_dd import artifacts, journal
 from tune_dd.builtin_regimes import REGIMES
+from tune_dd.sweep import plan as planning
 from tune_dd.sweep.__main__ import main
+from tune_dd.sweep.chain import Chain, _phase
+from tune_dd.sweep.options import parse
+from tune_dd.sweep.runs import RunFolder
 
 # So that dropout pays: few tokens, many passes over them.
 CHANGES = {
@@ -119,6 +125,54 @@ def test_a_chain_is_stopped_and_goes_on_to_one_report(
     ]
 
 
+@pytest.mark.timeout(600)
+def test_a_chain_goes_on_where_only_crashed_trials_are_missing(
+    chain: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(chain[0], study)
+    monkeypatch.chdir(study)
+    calibrate = RunFolder(newest(study, "tiny-calibrate-pocket"))
+    crash_one(calibrate)
+    path = newest(study, "tiny-all-pocket")
+    state = Chain.read(path)
+    state.finished = False
+    state.write()
+
+    assert main(["--phase", "all", "--resume", str(path)]) == 3
+    told = capsys.readouterr().out
+    assert "calibrate: 1 trials crashed; the chain goes on without them" in told
+    assert "report: " in told
+    assert told.rstrip().endswith(f"--phase all --resume {path.relative_to(study)} --retry-crashed")
+    assert Chain.read(path).finished
+
+    # The same where the phase has just been run; not where something else is missing too.
+    retry = parse(["--phase", "all", "--resume", str(path), "--retry-crashed"])
+    assert _phase(state, "calibrate", [], retry, Console(), lambda words, begun: 3) == 0
+    next(calibrate.journals.glob(f"*{journal.SUFFIX}")).unlink()
+    assert _phase(state, "calibrate", [], retry, Console(), lambda words, begun: 3) == 3
+
+
+def crash_one(run: RunFolder) -> None:
+    """Let one finished trial of a run have crashed instead."""
+    config = run.config()
+    _, specs = planning.from_config(config, run.path)
+    journal.record_crash(run.journals, specs[-1], "made to fail", 3)
+    journal.journal_path(run.journals, specs[-1].trial_id).unlink()
+    table = run.path / artifacts.METRICS
+    left = [row for _, row in artifacts.read_rows(table) if row["trial_id"] != specs[-1].trial_id]
+    artifacts.write_rows(table, left)
+
+
+def test_a_decision_holds_once_a_phase_was_begun_on_it(tmp_path: Path) -> None:
+    state = Chain(tmp_path, [], [], None, None, {}, [])
+    assert state.decide("screen", None, "crashed")["chosen"] is None
+    assert state.decide("screen", "L1_H2_D32", "taken up again")["chosen"] == "L1_H2_D32"
+    state.begin("confirm", tmp_path / "run")
+    assert state.decide("screen", "L2_H2_D64", "taken up again")["chosen"] == "L1_H2_D32"
+    assert [entry["chosen"] for entry in Chain.read(tmp_path).decisions] == ["L1_H2_D32"]
+
+
 def neutral(command: str) -> list[str]:
     """A command's words without the regime's name, its runs' times, and the size that a chain has chosen."""
     words = [
@@ -155,10 +209,12 @@ def test_what_is_built_on_a_chain_in_the_order_of_the_documents(chain: tuple[Pat
     assert "tiny-stream-pocket" in numbers
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--seeds", "1"], "--seeds belongs to one phase"),
+        (["--dropouts", "0,0.1"], "--dropouts belongs to one phase"),
         (["--coefficients", "x"], "--coefficients belongs to one phase"),
         (["--resume", "--models", "L1_H2_D16"], "keeps those that it was begun with"),
         (["--resume"], "no unfinished chain tiny-all-*"),
@@ -169,13 +225,14 @@ def test_what_is_built_on_a_chain_in_the_order_of_the_documents(chain: tuple[Pat
 def test_what_a_chain_refuses(
     options: list[str],
     message: str,
+    dry: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert main([*OPTIONS, *options]) == 2
+    assert main([*OPTIONS, *options, *dry]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not Path("ray_results").exists()
@@ -200,3 +257,24 @@ def test_a_dry_run_shows_what_is_known_beforehand(
     assert [out.count(f"phase {phase},") for phase in ("screen", "confirm", "calibrate")] == [1, 1, 1]
     assert "rank" in out
     assert not Path("ray_results").exists()
+
+
+def test_a_dry_run_of_a_chain_to_go_on_with_plans_the_chain_s_own_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "ray_results" / "tiny-all-pocket" / "20260101-000000"
+    path.mkdir(parents=True)
+    args = parse([TINY, "--scale", "pocket", "--device", "cpu", "--phase", "all", "--models", "L1_H2_D16"])
+    state = Chain.of(args, path)
+    state.write()
+    state.decide("screen", "L1_H2_D32", "for a test")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["--phase", "all", "--resume", str(path), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("(tiny), phase ") == 3
+    assert out.count("scale pocket") == 3
+    assert "L1_H2_D16" in out.split("phase confirm")[0]
+    assert "(shown: L1_H2_D32)" in out
+    assert sorted(tmp_path.rglob("*")) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from tests_support import TINY_REGIME, synthetic_text, wait_until
 from tune_dd import artifacts, journal, kernels
 from tune_dd.artifacts import TIMING_COLUMNS
 from tune_dd.sweep.__main__ import main
-from tune_dd.sweep.runs import RunFolder, hold
+from tune_dd.sweep.manage import refuse_lost_journals
+from tune_dd.sweep.runs import LOCK, RunFolder, hold
 
 # Longer trials than the tiny regime's, so that a signal finds them at work.
 LONG = ["--readouts", "6400,12800,19200", "--dropouts", "0,0.3", "--prefixes", "400,800"]
@@ -241,6 +243,57 @@ def test_a_torn_config_is_restored_from_its_copy_and_told_once(searched) -> None
     assert done.stdout.count("config.json.damaged-1") == 1
     assert (path / artifacts.CONFIG).read_bytes() == whole
     assert "damaged" not in run(folder, "--resume", str(path)).stdout
+
+
+@pytest.mark.parametrize("option", ["--resume", "--extend"])
+def test_a_run_without_its_journals_is_refused_and_left_as_it_is(
+    searched, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analysis.saved import save
+
+    folder, _ = searched
+    (path,) = run_folders(folder)
+    monkeypatch.chdir(folder)
+    (copy,) = save([path], tmp_path / "saved")
+    before = {p: p.read_bytes() for p in copy.rglob("*")}
+    more = ["--seeds", "1"] if option == "--extend" else []
+    assert main([option, str(copy), *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is a saved copy or has lost its journals (4 trials of metrics.jsonl have none)" in line
+    assert {p: p.read_bytes() for p in copy.rglob("*")} == before
+
+
+def test_a_torn_table_and_a_damaged_journal_are_no_lost_journals(searched, tmp_path: Path) -> None:
+    folder, _ = searched
+    (path,) = run_folders(folder)
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(path, copy.path)
+    journal.set_aside(next(copy.journals.glob(f"*{journal.SUFFIX}")))
+    with open(copy.path / artifacts.METRICS, "a") as table:
+        table.write('{"trial_id": "to')
+    refuse_lost_journals(copy)
+
+
+def test_planning_to_go_on_leaves_the_folder_as_it_is(
+    searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = searched
+    (path,) = run_folders(folder)
+    copy = tmp_path / "copy"
+    shutil.copytree(path, copy)
+    (copy / LOCK).unlink()
+    before = sorted(copy.rglob("*"))
+    monkeypatch.chdir(folder)
+    assert main(["--resume", str(copy), "--dry-run"]) == 0
+    assert "4 trials" in capsys.readouterr().out
+    (folder / ".cache").rename(folder / "elsewhere")
+    try:
+        assert main(["--resume", str(copy), "--dry-run"]) == 0
+        assert not (folder / ".cache").exists()
+    finally:
+        (folder / "elsewhere").rename(folder / ".cache")
+    assert "not read in a dry run" in capsys.readouterr().out
+    assert sorted(copy.rglob("*")) == before
 
 
 def test_runs_are_listed_and_cleaned(searched) -> None:
