@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.cells import additive, check_table
 from tune_dd.errors import UserError
@@ -220,6 +219,8 @@ def _contrast(
     notes = [f"left out, unfinished: {', '.join(data.unfinished)}"] if data.unfinished else []
     baseline = _reference(data, metric, contrast, notes)
     reference, reference_bpb = baseline.loss, baseline.bpb
+    from scipy import stats  # as long to load as all else of an analysis
+
     pairs = np.isfinite(treated) & np.isfinite(reference)
     n = int(pairs.sum())
     unpaired = n < 2 and np.isfinite(treated).sum() > 1 and np.isfinite(reference).sum() > 1
@@ -299,6 +300,8 @@ def _reference(data: Outcomes, metric: str, contrast: _Contrast, notes: list[str
 
 
 def _paired(difference: Array) -> dict[str, object]:
+    from scipy import stats
+
     n = len(difference)
     if n < 2:
         return {}

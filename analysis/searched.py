@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.cells import additive
 from analysis.companions import read_suggestions
@@ -148,6 +147,8 @@ def best_contrasts(history: pd.DataFrame, loss: Array) -> pd.DataFrame:
     Args:
         loss: (points, seeds) of the metric, in the order of ``history``; NaN where not finished.
     """
+    from scipy import stats  # as long to load as all else of an analysis
+
     columns = ["condition", "baseline", "baseline_condition", "n_pairs", "difference", "low", "high"]
     done = history["value"].notna().to_numpy()
     if not done.any():
