@@ -151,14 +151,12 @@ def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str
     )
 
 
-def prepare_result(painters: Painters) -> None:
-    """Load what ``print_result`` needs and start who helps to draw: for when the last trials leave a core free."""
+def prepare_result() -> None:
+    """Load what ``print_result`` needs: for when the last trials run, so that nobody waits for it after them."""
     import analysis.coefficients
     import analysis.drawing
     import analysis.optimum
     import analysis.report  # noqa: F401
-
-    painters.start()
 
 
 def print_result(

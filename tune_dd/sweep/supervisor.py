@@ -64,7 +64,7 @@ class Supervisor:
         ray: the scheduler process, started or not.
         hang_seconds: a trial that has not moved for so long is given up.
         suggestions: where its trials come about as it goes.
-        when_draining: called once, as soon as fewer trials are left than can run at a time, or none.
+        when_draining: called once, as soon as no trial is left to be started, or none at all.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class Supervisor:
                 self._stop()
                 return
             self._end_hung_trials(now)
-            if self._when_draining is not None and len(self.state.unfinished) < self.plan.n_devices:
+            if self._when_draining is not None and len(self.state.unfinished) <= self.plan.n_devices:
                 self._when_draining()
                 self._when_draining = None
             with contextlib.suppress(queue.Empty):
