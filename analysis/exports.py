@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SCALARS = ("train_loss", "val_loss", "val_bpb", "gap", "dropout", "learning_rate")
 OPTUNA, TENSORBOARD = "optuna.db", "tensorboard"
+_WRITERS = 8
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
@@ -41,6 +43,22 @@ def write_table(table: pd.DataFrame, folder: Path) -> list[Path]:
     table.to_parquet(buffer, index=False)
     write_atomic(parquet, buffer.getvalue())
     return [csv, parquet]
+
+
+def write_drawings(folder: Path, drawings: Sequence[tuple[str, str, bytes, pd.DataFrame]]) -> None:
+    """Write each drawing, (file stem, SVG, PNG, what it shows), as SVG, PNG and CSV.
+
+    Several at a time: a file takes little but waiting for the disk, some 5 ms, and there are up to a hundred.
+    """
+
+    def write(drawing: tuple[str, str, bytes, pd.DataFrame]) -> None:
+        stem, svg, png, data = drawing
+        write_text_atomic(folder / f"{stem}.svg", svg)
+        write_atomic(folder / f"{stem}.png", png)
+        write_csv(folder / f"{stem}.csv", data)
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(write, drawings))
 
 
 def write_optuna(table: pd.DataFrame, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from analysis.companions import outcomes, read_predictions, read_trace
 from analysis.painters import Painters
 from analysis.tables import Experiment, beside_saved, load_experiment
 from analysis.terminal import print_tables
-from tune_dd.artifacts import write_atomic, write_json, write_text_atomic
+from tune_dd.artifacts import write_json, write_text_atomic
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, get_law
 
@@ -361,11 +361,8 @@ def write(
     if report:
         from analysis.page import render_page
 
-        for _, picture, svg, png in shown:
-            stem = folder / FIGURES / safe_name(picture.name)
-            write_text_atomic(stem.with_name(stem.name + ".svg"), svg)
-            write_atomic(stem.with_name(stem.name + ".png"), png)
-            exports.write_csv(stem.with_name(stem.name + ".csv"), picture.data)
+        drawings = [(safe_name(picture.name), svg, png, picture.data) for _, picture, svg, png in shown]
+        exports.write_drawings(folder / FIGURES, drawings)
         write_text_atomic(folder / REPORT, render_page(analysis, [(s, p, svg) for s, p, svg, _ in shown]))
         files += [folder / FIGURES, folder / REPORT]
     return replace(analysis, files=tuple(files))
