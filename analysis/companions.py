@@ -1,4 +1,4 @@
-"""What else may lie in a run's folder: the training trace and the predictions written down beforehand."""
+"""What else may lie in a run's folder: the training trace, predictions written beforehand, laws from elsewhere."""
 
 from __future__ import annotations
 
@@ -132,3 +132,20 @@ def measured_condition(entry: dict[str, Any], comparison: pd.DataFrame | None) -
         return {}
     row = hit.iloc[0]
     return {"measured_difference": row["difference"], "measured_low": row["low"], "measured_high": row["high"]}
+
+
+def transfers(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for every law that was fitted under another regime or tokenizer than the run it was used in."""
+    laws = [law for config in configs for law in config.get("coefficients", []) if isinstance(law, dict)]
+    carried = [
+        f"Carried: the coefficients of condition {law['condition']} were fitted on {law['carried_from']} and carried "
+        "to this text by its bigrams. Their intervals hold no doubt about that."
+        for law in laws
+        if law.get("carried_from")
+    ]
+    return carried + [
+        f"Transfer: the coefficients of condition {law['condition']} were fitted on {law['regime']} under tokenizer "
+        f"{str(law['tokenizer_hash'])[:12]}, not on this text and tokenizer."
+        for law in laws
+        if law.get("transfer")
+    ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from analysis.companions import outcomes, read_predictions, read_trace
+from analysis.companions import outcomes, read_predictions, read_trace, transfers
 from analysis.painters import Painters
 from analysis.tables import Experiment, beside_saved, load_experiment
 from analysis.terminal import print_tables
@@ -196,23 +196,6 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analys
         settings=settings,
         folder=folder,
     )
-
-
-def transfers(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence for every law that was fitted under another regime or tokenizer than the run it was used in."""
-    laws = [law for config in configs for law in config.get("coefficients", []) if isinstance(law, dict)]
-    carried = [
-        f"Carried: the coefficients of condition {law['condition']} were fitted on {law['carried_from']} and carried "
-        "to this text by its bigrams. Their intervals hold no doubt about that."
-        for law in laws
-        if law.get("carried_from")
-    ]
-    return carried + [
-        f"Transfer: the coefficients of condition {law['condition']} were fitted on {law['regime']} under tokenizer "
-        f"{str(law['tokenizer_hash'])[:12]}, not on this text and tokenizer."
-        for law in laws
-        if law.get("transfer")
-    ]
 
 
 def calibration_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
