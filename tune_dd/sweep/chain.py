@@ -256,7 +256,7 @@ def _phase(
     def goes_on() -> bool:
         crashed = crashed_rest(RunFolder(chain.run(phase))) if phase in chain.runs else 0
         if crashed:
-            console.print(f"{phase}: {crashed} trials crashed; the chain goes on without them", highlight=False)
+            console.print(f"{phase} lacks crashed trials ({crashed}): the chain goes on without them", highlight=False)
         return crashed > 0
 
     console.rule(f"{phase}", style="bold", align="left")

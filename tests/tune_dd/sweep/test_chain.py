@@ -141,7 +141,7 @@ def test_a_chain_goes_on_where_only_crashed_trials_are_missing(
 
     assert main(["--phase", "all", "--resume", str(path)]) == 3
     told = capsys.readouterr().out
-    assert "calibrate: 1 trials crashed; the chain goes on without them" in told
+    assert "calibrate lacks crashed trials (1): the chain goes on without them" in told
     assert "report: " in told
     assert told.rstrip().endswith(f"--phase all --resume {path.relative_to(study)} --retry-crashed")
     assert Chain.read(path).finished
