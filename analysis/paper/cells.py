@@ -216,7 +216,7 @@ def abstract(studies: Sequence[Study]) -> Parts:
     return (
         "The best dropout is shown to fall as the text grows in ",
         *tally(studies, "U", -1),
-        " series of cells (one per corpus and model), and to rise with training on it in ",
+        " series of cells, and to rise with training on it in ",
         *tally(studies, "C", 1),
         ".",
     )

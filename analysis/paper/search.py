@@ -41,11 +41,11 @@ def lead(studies: Sequence[Study], baselines: Sequence[str] = tuple(ROLES)) -> P
             ends = [(cited.number(value, column, signed=True),) for value in (leads[0], leads[-1])]
             said.append((*join(ends[: len(leads)], " to "), f" from {ROLES[baseline]}"))
     return (
-        "The best point of a direct search ends ",
+        "Direct search ends ",
         *(join(said, " and ") or ("at one of the points that it began with",)),
         " (",
         cited.count(len(studies), "search, runs"),
-        f" {'search' if len(studies) == 1 else 'searches'}): a ceiling, since it is chosen on the seeds reported.",
+        f" {'search' if len(studies) == 1 else 'searches'}), a ceiling: its best was chosen on these seeds.",
     )
 
 

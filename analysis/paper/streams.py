@@ -288,7 +288,7 @@ def order_sentence(studies: Sequence[Study]) -> Parts:
         return ("No stream was run with the law reversed.",)
     cited = Cited(studies[0].source("stream") if len(studies) == 1 else "all streams")
     return (
-        "Its rates in the reverse order are shown to end higher than it on ",
+        "Its rates in reverse are shown to end higher than it on ",
         cited.count(int(signs(rows)[-1]), "comparison, by interval and Holm's p"),
         " of ",
         cited.count(len(rows), "comparison"),

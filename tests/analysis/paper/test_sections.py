@@ -201,8 +201,7 @@ def test_forms_are_pooled_over_the_same_cells(monkeypatch: pytest.MonkeyPatch, s
 def test_searches_are_summed_up_in_one_sentence(studies: list[Study]) -> None:
     (study,) = [study for study in studies if study.analysis.search is not None]
     assert plain(search.lead([study], ["static"])) == (
-        "The best point of a direct search ends −0.199 from the fixed dropout (1 search): a ceiling, since it is "
-        "chosen on the seeds reported."
+        "Direct search ends −0.199 from the fixed dropout (1 search), a ceiling: its best was chosen on these seeds."
     )
     assert plain(search.lead([study] * 3)).count("(3 searches)") == 1
 
