@@ -6,20 +6,29 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis.bakeoff import CARRIED, judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.bakeoff import Study as Runs
-from analysis.bakeoff import judge_cells, judge_streams, sort_runs, summarise_cells
-from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join, listed
+from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
-from analysis.verdict import alike, level_laws, winner
+from analysis.verdict import alike, level_laws, stream_leader, winner
 from tune_dd.errors import UserError
+from tune_dd.laws import REFERENCE_LAW
 
 NAME = "bakeoff"
 FLOOR = "the optima themselves"
+# Kinds of hold-out without their letters; another is called as it is.
+PLAIN = {
+    "larger P": "larger models",
+    "longer C": "longer training",
+    "larger U": "more text",
+    CARRIED: "another corpus by a carried law",
+}
 AIM = 0.01  # nats per token: how near to the best path a law's path should end
 
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
+    details: list[Block] = []
     sentences: dict[str, Parts] = {}
     for evidence, group in by_class(studies):
         runs = sorted_runs(group)
@@ -32,18 +41,20 @@ def section(studies: Sequence[Study]) -> Section:
             streams = streams[streams.groupby("run")["law"].transform("nunique") > 1]
         said: list[Parts] = []
         if len(cells):
-            table = cells_table(evidence, group, cells)
+            table = forms_table(evidence, group, cells)
             said.append(ahead(cells))
             blocks += [Paragraph((Ref(table.name), " puts the forms side by side. ", *said[-1])), table]
+            details.append(cells_table(evidence, group, cells))
         if len(streams):
-            table = streams_table(evidence, group, streams)
-            said.append(streamed(streams))
+            table = stream_forms_table(evidence, group, streams)
+            said.append(ahead_on_streams(streams))
             blocks += [Paragraph((Ref(table.name), " does so on streams. ", *said[-1])), table]
+            details.append(streams_table(evidence, group, streams))
         if len(cells) and len(streams):
             blocks.append(Paragraph((winner(cells, streams)[1],)))
         if said:
             sentences.setdefault("BakeoffAbstract", join(said))
-    return Section(NAME, "Which law holds beyond its calibration", blocks, sentences)
+    return Section(NAME, "Which law holds beyond its calibration", blocks, sentences, details)
 
 
 def sorted_runs(studies: Sequence[Study]) -> Runs | None:
@@ -58,31 +69,140 @@ def spoken(law: str) -> str:
 
 
 def ahead(cells: pd.DataFrame) -> Parts:
-    """Which form has the least mean regret on each kind of hold-out; forms that are level are named together."""
-    leading: dict[str, list[str]] = {}
-    for kind, own in cells.groupby("kind", sort=False):
-        leading.setdefault(alike([spoken(law) for law in level_laws(own)]), []).append(str(kind))
-    said = [f"that of {forms} for {listed(kinds)}" for forms, kinds in leading.items()]
-    return (f"The least mean regret is {listed(said)}.",)
-
-
-def streamed(streams: pd.DataFrame) -> Parts:
-    """How near each law comes to the best path of its stream, over the streams that it ran on."""
-    cited = Cited("streams with several laws")
+    """Which forms have the least mean regret on each kind of hold-out, beside the reference form's."""
+    leading: dict[str, list[pd.DataFrame]] = {}
+    for _, own in cells.groupby("kind", sort=False):
+        leading.setdefault(alike([spoken(law) for law in level_laws(own)]), []).append(own)
     said: list[Parts] = []
-    for law, own in streams.groupby("law", sort=False):
-        column = f"comparison.difference from the best static, mean over streams, {law}"
-        mean = cited.number(own["against_static"].mean(), column, signed=True)
-        near = cited.count(int((own["against_best"] <= AIM).sum()), f"against_best within {AIM}, {law}")
-        n = cited.count(len(own), f"streams, {law}")
-        said.append((f"{spoken(str(law))} ", mean, " (near the best path on ", near, " of ", n, ")"))
-    limit = cited.number(AIM, "what counts as near", 2)
+    for forms, kinds in leading.items():
+        told: list[Parts] = []
+        for own in kinds:
+            kind = str(own["kind"].iloc[0])
+            told.append((f"{PLAIN.get(kind, kind)} (", *beside(own, first=not said and not told), ")"))
+        said.append((f"{forms} for ", *listed_parts(told)))
+    return ("On cells beyond the calibrations the least mean regret is that of ", *join(said, "; "), ".")
+
+
+def beside(own: pd.DataFrame, *, first: bool) -> Parts:
+    """The least mean regret on one kind of hold-out and the reference form's; the first says what they are."""
+    cited, kind = Cited("all calibrations and hold-outs"), own["kind"].iloc[0]
+    means = own.set_index("law")["regret_mean"]
+    best = str(means.idxmin())
+    least = cited.number(float(means[best]), f"law_cells.regret_mean, {kind}, {best}")
+    unit = " nats per token" if first else ""
+    if best == REFERENCE_LAW or REFERENCE_LAW not in means:
+        return (least, unit)
+    reference = cited.number(float(means[REFERENCE_LAW]), f"law_cells.regret_mean, {kind}, {REFERENCE_LAW}")
+    return (least, f"{unit}, the reference form " if first else ", ", reference)
+
+
+def listed_parts(parts: Sequence[Parts]) -> Parts:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return parts[0] if len(parts) == 1 else (*join(parts[:-1], ", "), " and ", *parts[-1])
+
+
+def ahead_on_streams(streams: pd.DataFrame) -> Parts:
+    """The form that leads on streams, beside the reference form on the streams that both ran on."""
+    leader = stream_leader(streams.pivot_table(index="run", columns="law", values="against_static"))
+    if leader is None:
+        return ("On streams no form ends as low as every other, on average over the streams that both ran on.",)
+    own = streams[streams["law"] == leader]
+    reference = streams[(streams["law"] == REFERENCE_LAW) & streams["run"].isin(own["run"])]
+    both = leader != REFERENCE_LAW and len(reference) > 0
+    if both:
+        own = own[own["run"].isin(reference["run"])]
+    cited = Cited("streams with several laws")
+    mean, near = on_streams(cited, own)
+    other, other_near = on_streams(cited, reference)
     return (
-        "Final loss less that of the best fixed dropout, nats per token, mean over the streams that a law ran on: ",
-        *join(said, "; "),
-        ". Near is within ",
-        limit,
-        " of whatever path did best there.",
+        f"On streams {spoken(leader)} leads: over ",
+        cited.count(len(own), f"streams, {leader}"),
+        " that both ran on" if both else "",
+        " it ends ",
+        mean,
+        *((" (the reference form ", other, ")") if both else ()),
+        " nats per token from the best fixed dropout on average, within ",
+        cited.number(AIM, "what counts as near", 2),
+        " of the best path on ",
+        near,
+        *((" (", other_near, ")") if both else ()),
+        ".",
+    )
+
+
+def on_streams(cited: Cited, own: pd.DataFrame) -> tuple[Number, Number]:
+    """Of a law the mean difference from the best fixed dropout, and on how many streams it is near the best path."""
+    law = own["law"].iloc[0] if len(own) else ""
+    mean = cited.number(
+        own["against_static"].mean(), f"comparison.difference from the best static, mean, {law}", signed=True
+    )
+    return mean, cited.count(int((own["against_best"] <= AIM).sum()), f"against_best within {AIM}, {law}")
+
+
+def forms_table(evidence: str, studies: Sequence[Study], cells: pd.DataFrame) -> Table:
+    """A form in two lines, mean regret and its interval; a column per kind of hold-out."""
+    cited = Cited("all calibrations and hold-outs")
+    kinds = {str(kind): own.set_index("law") for kind, own in cells.groupby("kind", sort=False)}
+    ranks = cells.groupby("kind")["regret_mean"].rank().groupby(cells["law"]).mean()
+    sizes: list[Parts] = [
+        (cited.count(int(own["n_cells"].iloc[0]), f"law_cells.n_cells, {kind}"),) for kind, own in kinds.items()
+    ]
+    floors: list[Parts] = [
+        (cited.number(own["floor_mean"].iloc[0], f"law_cells.floor_mean, {kind}"),) for kind, own in kinds.items()
+    ]
+    groups: list[list[list[Parts]]] = [[[("cells",), *sizes]]]
+    for law in sorted(ranks.index, key=lambda law: (ranks[law], law)):
+        means: list[Parts] = []
+        ends: list[Parts] = []
+        for kind, own in kinds.items():
+            place = f"{kind}, {law}"
+            row = own.loc[law] if law in own.index else None
+            columns = (f"law_cells.low, {place}", f"law_cells.high, {place}")
+            means.append(
+                (DASH,) if row is None else (cited.number(row["regret_mean"], f"law_cells.regret_mean, {place}"),)
+            )
+            ends.append(() if row is None else cited.interval(row["low"], row["high"], columns))
+        groups.append([[(spoken(str(law)),), *means], [("",), *ends]])
+    groups.append([[(FLOOR,), *floors]])
+    return Table(
+        name=f"bakeoff-cells-{evidence}",
+        caption=(
+            "Forms of law fitted to every saved calibration and judged on cells beyond it: mean regret, nats per "
+            "token, with a 95 % interval by a bootstrap over blocks of cells; the lowest mean rank first. Last, what "
+            "a law that knew each cell's optimum would be charged for their noise and the clamp. "
+            f"{class_words(studies)}",
+        ),
+        header=("form", *kinds),
+        align="l" + "r" * len(kinds),
+        groups=groups,
+    )
+
+
+def stream_forms_table(evidence: str, studies: Sequence[Study], streams: pd.DataFrame) -> Table:
+    """A row per form over the streams that it ran on, the reference form on the same ones beside it."""
+    cited = Cited("streams with several laws")
+    rows: list[list[Parts]] = []
+    order = streams.groupby("law").agg(n=("run", "size"), mean=("against_static", "mean"))
+    for law in order.sort_values(["n", "mean"], ascending=[False, True], kind="stable").index:
+        own = streams[streams["law"] == law]
+        shared = streams[(streams["law"] == REFERENCE_LAW) & streams["run"].isin(own["run"])]
+        mean, near = on_streams(cited, own)
+        away = cited.number(own["against_best"].mean(), f"less the best path, mean, {law}", signed=True)
+        count = cited.count(len(own), f"streams, {law}")
+        beside_it: Parts = (on_streams(cited, shared)[0],) if len(shared) == len(own) else (DASH,)
+        rows.append([(spoken(str(law)),), (count,), (mean,), beside_it, (away,), (near,)])
+    return Table(
+        name=f"bakeoff-streams-{evidence}",
+        caption=(
+            "Forms of law on the streams that several were frozen for: final validation loss less that of the best "
+            "fixed dropout, of the form and of the reference form on the same streams (a dash where it did not run on "
+            "all), and less that of the best path of each stream, whatever made it (chosen on the seeds compared, so "
+            "that distance is an upper bound), nats per token, mean over the streams; on how many of them the form is "
+            f"within {AIM} of that path. {class_words(studies)}",
+        ),
+        header=("form", "streams", "less best fixed", "reference form there", "less best path", "near it"),
+        align="lrrrrr",
+        groups=[rows],
     )
 
 
@@ -112,7 +232,7 @@ def cells_table(evidence: str, studies: Sequence[Study], cells: pd.DataFrame) ->
         rows.append([("",), (FLOOR,), (DASH,), (floor,), (DASH,), (DASH,)])
         groups.append(rows)
     return Table(
-        name=f"bakeoff-cells-{evidence}",
+        name=f"bakeoff-kinds-{evidence}",
         caption=(
             "Forms of law fitted to every saved calibration and judged on cells beyond it: mean regret with a 95 % "
             "interval by a bootstrap over blocks of cells, the largest regret (nats per token), and the root mean "
@@ -154,7 +274,7 @@ def streams_table(evidence: str, studies: Sequence[Study], streams: pd.DataFrame
             )
         groups.append(rows)
     return Table(
-        name=f"bakeoff-streams-{evidence}",
+        name=f"bakeoff-paths-{evidence}",
         caption=(
             "Several laws on one stream, all frozen beforehand: dropout by stage, and final validation loss less that "
             "of the best fixed dropout and of the best path of that stream, whatever made it (chosen on the seeds "
@@ -163,5 +283,4 @@ def streams_table(evidence: str, studies: Sequence[Study], streams: pd.DataFrame
         header=("stream", "law", "dropout by stage", "less best fixed", "less best path"),
         align="lllrr",
         groups=groups,
-        headed=True,
     )

@@ -93,6 +93,7 @@ class Table:
         header: a title per column. align: ``l`` or ``r`` per column.
         groups: rows, in groups that a space divides.
         headed: the first cell of each group is a line of its own in the paper, where the rows are long.
+        abreast: in the paper the groups stand in two columns, where the rows are short and many.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Table:
     align: str
     groups: Sequence[Sequence[Sequence[Parts]]]
     headed: bool = False
+    abreast: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Section:
         name: lower-case letters: the paper inputs ``generated/<name>.tex`` where ``\\if<name>`` holds.
         title: heading in a regime's report.
         blocks: in order; none where what is saved has nothing to say.
+        details: what the reports of the regimes show beyond them, cell by cell and path by path; not in the paper.
         sentences: letters -> what the paper's prose takes from here as the macro of that name.
     """
 
@@ -131,12 +134,20 @@ class Section:
     title: str
     blocks: Sequence[Block] = ()
     sentences: Mapping[str, Parts] = field(default_factory=dict)
+    details: Sequence[Block] = ()
 
-    def numbers(self) -> Iterator[tuple[str, Number]]:
-        """Every number with the place that shows it."""
+    def paper_numbers(self) -> Iterator[tuple[str, Number]]:
+        """Every number of the paper with the place that shows it."""
         for name, parts in self.sentences.items():
             yield from ((f"{self.name}, {name}", part) for part in parts if isinstance(part, Number))
-        for position, block in enumerate(self.blocks):
+        yield from self.numbers_of(self.blocks)
+
+    def report_numbers(self) -> Iterator[tuple[str, Number]]:
+        """Every number of a regime's report with the place that shows it."""
+        yield from self.numbers_of([*self.blocks, *self.details])
+
+    def numbers_of(self, blocks: Sequence[Block]) -> Iterator[tuple[str, Number]]:
+        for position, block in enumerate(blocks):
             if isinstance(block, Paragraph):
                 place = f"{self.name}, paragraph {position + 1}"
                 yield from ((place, part) for part in block.parts if isinstance(part, Number))

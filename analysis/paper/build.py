@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from analysis.paper import bakeoff, cells, holdouts, laws, markdown, reference, search, setup, streams, tex
-from analysis.paper.blocks import Figure, Number, Section, plain
+from analysis.paper.blocks import Block, Figure, Number, Section, plain
 from analysis.paper.figures import render
 from analysis.paper.studies import Study, find_studies
 from analysis.report import safe_name
 from tune_dd.artifacts import read_json, write_atomic
 from tune_dd.errors import UserError
 
+Reports = dict[str, tuple[list[Study], list[Section]]]  # name -> studies and sections of a regime's report
 SUMMARY = "paper_results_summary.json"
 GENERATED, FIGURES = "generated", "figures"
 # A section more is a function here and, in the paper, its \input within \if<name>.
@@ -46,9 +47,10 @@ def build(results: Path, output: Path, docs: Path) -> list[Path]:
     """
     studies = find_studies(results)
     sections = [*(section(studies) for section in SECTIONS), reference.section(studies)]
+    reports = {safe_name(regime): own for regime, own in report_sections(studies).items()}
     paper = paper_files(sections)
-    pages = docs_files(studies)
-    summary = summarise(studies, sections, sorted(paper), sorted(pages))
+    pages = docs_files(reports)
+    summary = summarise(studies, sections, reports, sorted(paper), sorted(pages))
     for folder, files, former in (
         (output, paper, former_files(output, "files")),
         (docs, pages, former_files(output, "docs")),
@@ -78,28 +80,38 @@ def paper_files(sections: Sequence[Section]) -> dict[str, bytes]:
     for section in sections:
         if section.blocks:
             files[f"{GENERATED}/{section.name}.tex"] = tex.section_file(section).encode()
-        for figure in figures_of(section):
+        for figure in figures_of(section.blocks):
             files[f"{FIGURES}/{figure.name}.pdf"] = render(figure.draw, figure.size)[0]
     return files
 
 
-def docs_files(studies: Sequence[Study]) -> dict[str, bytes]:
-    """The report of each regime and its pictures."""
-    files = {}
+def report_sections(studies: Sequence[Study]) -> Reports:
+    """Of each regime its studies and what they say by themselves."""
+    reports = {}
     for regime in dict.fromkeys(study.regime for study in studies):
         own = [study for study in studies if study.regime == regime]
-        sections = [section(own) for section in SECTIONS]
-        name = safe_name(regime)
-        files[f"{name}_report.md"] = markdown.report(name, own, sections).encode()
+        reports[regime] = own, [section(own) for section in SECTIONS]
+    return reports
+
+
+def report_name(name: str) -> str:
+    return f"{name}_report.md"
+
+
+def docs_files(reports: Reports) -> dict[str, bytes]:
+    """The report of each regime and its pictures."""
+    files = {}
+    for name, (own, sections) in reports.items():
+        files[report_name(name)] = markdown.report(name, own, sections).encode()
         for section in sections:
-            for figure in figures_of(section):
+            for figure in figures_of([*section.blocks, *section.details]):
                 image = f"{markdown.IMAGES}/{markdown.image_name(figure, name)}"
                 files[image] = render(figure.draw, figure.size)[1]
     return files
 
 
-def figures_of(section: Section) -> list[Figure]:
-    return [block for block in section.blocks if isinstance(block, Figure)]
+def figures_of(blocks: Sequence[Block]) -> list[Figure]:
+    return [block for block in blocks if isinstance(block, Figure)]
 
 
 def former_files(output: Path, key: str) -> set[str]:
@@ -113,14 +125,22 @@ def former_files(output: Path, key: str) -> set[str]:
 
 
 def summarise(
-    studies: Sequence[Study], sections: Sequence[Section], files: Sequence[str], docs: Sequence[str]
+    studies: Sequence[Study],
+    sections: Sequence[Section],
+    reports: Reports,
+    files: Sequence[str],
+    docs: Sequence[str],
 ) -> bytes:
-    """Every number of the paper with its value, its run and its column; the sentences; the studies."""
+    """Every number of the paper and the reports with its value, its run and its column; the sentences; the studies."""
     value = {
-        "schema": 1,
+        "schema": 2,
         "studies": [describe(study) for study in studies],
         "sentences": {name: plain(parts) for section in sections for name, parts in section.sentences.items()},
-        "numbers": [record(place, number) for section in sections for place, number in section.numbers()],
+        "numbers": [record(place, number) for section in sections for place, number in section.paper_numbers()],
+        "reports": {
+            report_name(name): [record(place, number) for section in own for place, number in section.report_numbers()]
+            for name, (_, own) in reports.items()
+        },
         "files": list(files),
         "docs": list(docs),
     }

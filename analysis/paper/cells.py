@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,19 +21,21 @@ Row = dict[Any, Any]  # of model_selection.csv
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
+    details: list[Block] = []
     # What was held out has a section of its own.
     shown = [study for study in studies if len(study.analysis.selection) and not study.held_out]
     for evidence, group in by_class(shown):
-        table, figure, detail = (
+        table, figure, gains = (
             optimum_table(evidence, group),
             optimum_figure(evidence, group),
-            detail_table(evidence, group),
+            gain_table(evidence, group),
         )
         lead = (Ref(table.name), " gives the best dropout after the longest training, ", Ref(figure.name, "figure"))
-        more = (" that of all cells, ", Ref(detail.name), " what dropout gains and which rates are not shown worse. ")
-        blocks += [Paragraph((*lead, *more, *movement(group))), table, figure, detail]
+        more = (" that of all cells, ", Ref(gains.name), " what dropout gains. ")
+        blocks += [Paragraph((*lead, *more, *movement(group))), table, figure, gains]
+        details.append(detail_table(evidence, group))
     sentences = {"CellsAbstract": abstract(shown)} if shown else {}
-    return Section(NAME, "Where the best dropout lies", blocks, sentences)
+    return Section(NAME, "Where the best dropout lies", blocks, sentences, details)
 
 
 def models_of(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -67,6 +69,26 @@ def optimum(cited: Cited, row: Row) -> Parts:
 
 
 def optimum_table(evidence: str, studies: Sequence[Study]) -> Table:
+    return table_by_prefix(
+        studies,
+        optimum,
+        f"optimum-{evidence}",
+        "Best dropout after the longest training of each model, with its interval at the 95 % level, by unique tokens "
+        "U. A bound stands where the lowest or highest rate tried did best (a censored cell).",
+    )
+
+
+def gain_table(evidence: str, studies: Sequence[Study]) -> Table:
+    return table_by_prefix(
+        studies,
+        gain,
+        f"gain-{evidence}",
+        "Gain in the same cells: the validation loss without dropout less that at the best rate above zero, nats per "
+        "token, with an interval at the 95 % level that holds whichever rate was best.",
+    )
+
+
+def table_by_prefix(studies: Sequence[Study], show: Callable[[Cited, Row], Parts], name: str, caption: str) -> Table:
     """A row per corpus and model, a column per U, at the longest training."""
     series = [(study, *model) for study in studies for model in models_of(study)]
     prefixes = sorted({int(u) for *_, cells in series for u in last_cells(cells)["unique_tokens"]})
@@ -82,17 +104,13 @@ def optimum_table(evidence: str, studies: Sequence[Study]) -> Table:
                     (study.label if not rows else "",),
                     (model,),
                     (cited.count(sampled, "model_selection.sampled_tokens", count_text(sampled)),),
-                    *(optimum(cited, by_prefix[u]) if u in by_prefix else (DASH,) for u in prefixes),
+                    *(show(cited, by_prefix[u]) if u in by_prefix else (DASH,) for u in prefixes),
                 ]
             )
         groups.append(rows)
     return Table(
-        name=f"optimum-{evidence}",
-        caption=(
-            "Best dropout after the longest training of each model, with its interval at the 95 % level, by unique "
-            "tokens U. A bound stands where the lowest or highest rate tried did best (a censored cell). "
-            f"{class_words(studies)}",
-        ),
+        name=name,
+        caption=(f"{caption} {class_words(studies)}",),
         header=("corpus", "model", "C", *(f"U = {count_text(u)}" for u in prefixes)),
         align="llr" + "l" * len(prefixes),
         groups=groups,
@@ -122,11 +140,10 @@ def detail_table(evidence: str, studies: Sequence[Study]) -> Table:
                 )
         groups.append(rows)
     return Table(
-        name=f"gain-{evidence}",
+        name=f"plateau-{evidence}",
         caption=(
             "The same cells: plateau (the rates not shown worse than the best) and gain, the validation loss without "
-            "dropout less that at the best rate above zero, nats per token, with an interval at the 95 % level that "
-            f"holds whichever rate was best. {class_words(studies)}",
+            f"dropout less that at the best rate above zero, nats per token. {class_words(studies)}",
         ),
         header=("corpus", "model", "U", "plateau", "gain"),
         align="llrll",
@@ -152,12 +169,12 @@ def optimum_figure(evidence: str, studies: Sequence[Study]) -> Figure:
     return Figure(
         name=f"optimum-{evidence}",
         caption=(
-            "Best dropout against unique tokens U, a colour per number of sampled tokens C, a row of panels per model "
-            "of each corpus. Bars: intervals at the 95 % level; hollow triangles: censored cells, the bar reaching to "
+            "Best dropout against unique tokens U, a colour per number of sampled tokens C, a panel per corpus and "
+            "model. Bars: intervals at the 95 % level; hollow triangles: censored cells, the bar reaching to "
             f"the bound; lines: the fitted law. {class_words(studies)}",
         ),
         draw=lambda canvas: figures.draw_optima(canvas, data),
-        size=figures.grid_size(len({panel for _, panel, _, _ in data}), len({row for row, _, _, _ in data}), 1.75),
+        size=figures.grid_size(len(data), 1.6),
     )
 
 
@@ -197,9 +214,9 @@ def movement(studies: Sequence[Study]) -> Parts:
 
 def abstract(studies: Sequence[Study]) -> Parts:
     return (
-        "In ",
+        "The best dropout is shown to fall as the text grows in ",
         *tally(studies, "U", -1),
-        " series of cells (one per corpus and model) the best dropout falls as the text grows, and in ",
+        " series of cells, and to rise with training on it in ",
         *tally(studies, "C", 1),
-        " it rises with training on the same text, beyond the intervals of their ends.",
+        ".",
     )

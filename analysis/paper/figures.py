@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
@@ -21,16 +22,21 @@ if TYPE_CHECKING:
     from analysis.paper.studies import Study
 
 WIDTH = 6.4  # inches, the paper's text
+HEIGHT = 8.6  # inches, of a page with the figure's caption
 COLUMNS = 4  # panels in a row
 STREAM_COLUMNS = 2  # their axes have long labels
 MARKERS = ("o", "s", "D", "P", "X", "p", "h", "*")  # triangles mean that a cell is censored
 STAND_IN = {"censored_low": "v", "censored_high": "^"}
 
 
-def grid_size(panels: int, rows: int, height: float, columns: int = COLUMNS) -> tuple[float, float]:
+def fitting(rest: float, each: float, count: int) -> float:
+    """Inches of so many lines of a figure beside the rest of it, less where a page would not hold them."""
+    return rest + min(each * count, HEIGHT - rest)
+
+
+def grid_size(panels: int, height: float, columns: int = COLUMNS) -> tuple[float, float]:
     """Inches of a figure of so many panels side by side, in lines of at most so many columns."""
-    lines = -(-panels // columns) * rows
-    return min(WIDTH, 2.2 + 2.4 * panels), 0.55 + height * lines
+    return min(WIDTH, 2.2 + 2.4 * panels), fitting(0.6, height, -(-panels // columns))
 
 
 def render(draw: object, size: tuple[float, float]) -> tuple[bytes, bytes]:
@@ -50,33 +56,32 @@ def lines_of(count: int, most: int = COLUMNS) -> tuple[int, int]:
     return -(-count // columns), columns
 
 
-Optima = list[tuple[int, int, str, pd.DataFrame]]  # row, corpus number, title, frame of ``optimum_data``
+Optima = list[tuple[str, pd.DataFrame]]  # title, frame of ``optimum_data``
 
 
 def optimum_frames(studies: Sequence[Study]) -> Optima:
-    """A panel per corpus (column) and model (row, by size)."""
+    """A panel per corpus and model, the models by size."""
     frames = []
-    for number, study in enumerate(studies):
+    for study in studies:
         groups = study.analysis.selection.groupby(["n_params", "phase", "model"], sort=True)
-        for row, ((_, _, model), cells) in enumerate(groups):
+        for (_, _, model), cells in groups:
             data = optimum_data(cells, study.analysis.coefficients, "unique_tokens", "sampled_tokens")
-            frames.append((row, number, f"{study.label}\n{model}", data))
+            frames.append((f"{study.title}\n{model}", data))
     return frames
 
 
 def draw_optima(canvas: Canvas, frames: Optima) -> None:
     """Best dropout against U, a colour per C."""
-    rows, corpora = 1 + max(row for row, *_ in frames), 1 + max(corpus for _, corpus, *_ in frames)
-    lines, columns = lines_of(corpora)
-    axes = canvas.subplots(lines * rows, columns, sharey=True, squeeze=False)
-    levels = sorted({level for *_, data in frames for level in data["sampled_tokens"].unique()})
+    lines, columns = lines_of(len(frames))
+    axes = canvas.subplots(lines, columns, sharey=True, squeeze=False)
+    levels = sorted({level for _, data in frames for level in data["sampled_tokens"].unique()})
     colours = ordered_colours(levels)
     markers = dict(zip(levels, cycle(MARKERS), strict=False))
     used = set()
-    for row, corpus, title, data in frames:
-        line, column = divmod(corpus, columns)
-        ax = axes[line * rows + row][column]
-        used.add((line * rows + row, column))
+    for number, (title, data) in enumerate(frames):
+        line, column = divmod(number, columns)
+        ax = axes[line][column]
+        used.add((line, column))
         ax.set_title(title, fontsize=7.5)
         cells = data[data["series"] == "cell"]
         shift = np.linspace(-0.05, 0.05, len(levels)) if len(levels) > 1 else np.zeros(1)
@@ -86,7 +91,7 @@ def draw_optima(canvas: Canvas, frames: Optima) -> None:
             draw_cells(ax, cells[cells["sampled_tokens"] == level], offset, colours[level], markers[level])
         count_axis(ax, "x", cells["unique_tokens"].tolist())
     # Once, when all is drawn: the panels share their scale, and an earlier limit would cut the later ones.
-    highest = max(float(np.nanmax(data[["dropout", "low", "high"]].to_numpy())) for *_, data in frames)
+    highest = max(float(np.nanmax(data[["dropout", "low", "high"]].to_numpy())) for _, data in frames)
     axes[0][0].set_ylim(-0.04, highest + 0.04)
     hide_unused(axes, used)
     label_edges(axes, used, "unique tokens U", f"best {DROPOUT}")
@@ -111,36 +116,27 @@ def draw_cells(ax: Axes, cells: pd.DataFrame, offset: float, colour: object, mar
 
 
 def draw_forest(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> None:
-    """Differences with intervals, a panel per corpus; rows share their names where they agree."""
-    lines, columns = lines_of(len(data))
-    names = list(dict.fromkeys(name for _, frame in data for name in frame["name"]))
-    paths = {name for _, frame in data for name in frame.loc[frame["path"], "name"]}
-    names = [*(name for name in names if name in paths), *sorted(name for name in names if name not in paths)]
-    at = {name: len(names) - number - (0.5 if name not in paths else 0) for number, name in enumerate(names)}
-    axes = canvas.subplots(lines, columns, sharey=True, squeeze=False)
-    used = set()
-    for number, (label, frame) in enumerate(data):
-        line, column = divmod(number, columns)
-        ax = axes[line][column]
-        used.add((line, column))
-        ax.set_title(label.replace(" (", "\n("), fontsize=7.5)
+    """Differences with intervals: a row per stream, a panel per path."""
+    axes = canvas.subplots(1, len(data), sharey=True, squeeze=False)[0]
+    labels = data[0][1]["label"]
+    at = -np.arange(len(labels))
+    for number, (ax, (name, frame)) in enumerate(zip(axes, data, strict=True)):
+        colour = OKABE_ITO[0] if not number else INK
+        ax.set_title(textwrap.fill(name, 12), fontsize=7)
         ax.axvline(0, color=INK, lw=0.7)
-        for row in frame.to_dict("records"):
-            colour = OKABE_ITO[0] if row["name"] == "the law" else INK if row["path"] else "#777777"
-            ax.plot([row["low"], row["high"]], [at[row["name"]]] * 2, color=colour, lw=1.2)
-            ax.plot(
-                row["difference"], at[row["name"]], "o", color=colour, mfc=colour if row["shown"] else "white", ms=4
-            )
-        ax.set_yticks(list(at.values()), list(at))
-        ax.set_ylim(min(at.values()) - 0.7, max(at.values()) + 0.7)
-        ax.locator_params(axis="x", nbins=4)
-    hide_unused(axes, used)
-    label_edges(axes, used, "nats per token", "")
+        for y, row in zip(at, frame.to_dict("records"), strict=True):
+            ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=1.1)
+            ax.plot(row["difference"], y, "o", color=colour, mfc=colour if row["shown"] else "white", ms=3.5)
+        ax.set_yticks(at, labels)
+        ax.set_ylim(at[-1] - 0.7, 0.7)
+        ax.tick_params(labelsize=6)
+        ax.locator_params(axis="x", nbins=2)
+    canvas.supxlabel("loss less the best fixed dropout's (nats per token)", fontsize=7.5)
 
 
-def draw_streams(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> None:
-    """Loss along the stream less a fixed dropout's, a panel per corpus."""
-    lines, columns = lines_of(len(data), STREAM_COLUMNS)
+def draw_streams(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]], most: int = STREAM_COLUMNS) -> None:
+    """Loss along the stream less a fixed dropout's, a panel per stream, so many in a line."""
+    lines, columns = lines_of(len(data), most)
     names = list(dict.fromkeys(name for _, frame in data for name in sorted(frame["name"].unique(), key=stream_order)))
     styles = dict(zip(names, zip(cycle(OKABE_ITO), cycle(DASHES), cycle(MARKERS), strict=False), strict=False))
     axes = canvas.subplots(lines, columns, squeeze=False)
@@ -149,7 +145,9 @@ def draw_streams(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> No
         line, column = divmod(number, columns)
         ax = axes[line][column]
         used.add((line, column))
-        ax.set_title(f"{label}\nless {frame['baseline'].iloc[0]}", fontsize=7.5)
+        corpus, *mark = label.splitlines()
+        marks = textwrap.wrap(" ".join(mark), 66 // columns)
+        ax.set_title("\n".join([corpus, *marks, f"less {frame['baseline'].iloc[0]}"]), fontsize=7)
         ax.axhline(0, color=INK, lw=0.7)
         ends = frame.groupby("stage")["sampled_tokens"].max().sort_index()
         for end in ends.iloc[:-1]:
@@ -161,7 +159,7 @@ def draw_streams(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]]) -> No
         ax.set_xticks(ends.tolist(), [f"{count_text(c)}\n{count_text(u)}" for c, u in zip(ends, prefixes, strict=True)])
         ax.tick_params(axis="x", labelsize=6)
     hide_unused(axes, used)
-    label_edges(axes, used, "sampled tokens C, below: prefix U", "loss less fixed rate's\n(nats per token)")
+    label_edges(axes, used, "C, below: prefix U", "loss less fixed rate's\n(nats per token)")
     handles = [
         Line2D([], [], color=colour, ls=dash, marker=marker, ms=3, lw=1, label=name)
         for name, (colour, dash, marker) in styles.items()
@@ -174,9 +172,9 @@ def legend(canvas: Canvas, handles: list[Line2D], inches: float) -> None:
     canvas.legend(handles=handles, loc="outside lower center", ncols=max(1, int(canvas.get_figwidth() / inches)))
 
 
-def stream_order(name: str) -> tuple[bool, bool, str]:
-    """The law first, no dropout last."""
-    return name != "the law", name == "no dropout", name
+def stream_order(name: str) -> tuple[bool, str]:
+    """The law first."""
+    return name != "the law", name
 
 
 def hide_unused(axes: np.ndarray, used: set[tuple[int, int]]) -> None:

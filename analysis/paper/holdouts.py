@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,26 +10,29 @@ import pandas as pd
 
 from analysis.companions import read_predictions
 from analysis.figures import count_text
-from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
+from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.cells import optimum
 from analysis.paper.studies import Study, by_class, class_words
+from analysis.verdict import TIED, alike
+from tune_dd.laws import REFERENCE_LAW
 
 NAME = "holdouts"
 KEYS = ["model", "unique_tokens", "sampled_tokens"]  # of a cell within a study
-MAX_ROWS = 24  # of cells in the table; the summary above it counts them all
 
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
+    details: list[Block] = []
     found = [(study, frame) for study in studies if len(frame := held_out_cells(study))]
     frames = {study.name: frame for study, frame in found}
     for evidence, group in by_class([study for study, _ in found]):
-        table, detail = summary_table(evidence, group, frames), cell_table(evidence, group, frames)
-        lead = (Ref(table.name), " sums up and ", Ref(detail.name), " lists what came out. ")
-        said = join([sentence(study, frames[study.name]) for study in group])
-        blocks += [Paragraph((*lead, *said)), table, detail]
-    sentences = {"HoldoutsAbstract": abstract(found)} if found else {}
-    return Section(NAME, "Predictions written down before training", blocks, sentences)
+        table = summary_table(evidence, group, frames)
+        own = [(study, frames[study.name]) for study in group]
+        blocks += [Paragraph((Ref(table.name), " sums up what came out. ", *join([nearest(own), lost(own)]))), table]
+        said = join([sentence(study, frame) for study, frame in own])
+        details += [Paragraph(said), cell_table(evidence, group, frames)]
+    sentences = {"HoldoutsAbstract": lost(found)} if found else {}
+    return Section(NAME, "Predictions written down before training", blocks, sentences, details)
 
 
 def held_out_cells(study: Study) -> pd.DataFrame:
@@ -50,21 +54,22 @@ def held_out_cells(study: Study) -> pd.DataFrame:
         float(fits[key].regret(np.array(p)))
         for key, p in zip(merged[KEYS].itertuples(index=False, name=None), merged["dropout"], strict=True)
     ]
+    within = merged["dropout"].between(merged["plateau_low"], merged["plateau_high"])
+    merged["in_plateau"] = within.astype(float).where(merged["plateau_low"].notna())
     merged["error"] = (merged["dropout"] - merged["fitted_optimum"]).where(merged["status"] == "interior")
     return merged
 
 
 def numbers(study: Study, law: str, own: pd.DataFrame) -> dict[str, Parts]:
-    """Interior and all cells, root mean square error (dropout), mean and largest regret (nats)."""
+    """Cells (those with an interior optimum of all), root mean square miss (dropout), regret, share in the plateau."""
     cited = Cited(study.source("calibrate"))
     error = own["error"].dropna()
     rmse = float(np.sqrt((error**2).mean())) if len(error) else float("nan")
-    inside = own["dropout"].between(own["fitted_low"], own["fitted_high"]) & (own["status"] == "interior")
     return {
         "interior": (cited.count(len(error), "model_selection.status"), " of ", cited.count(len(own), "predictions")),
-        "rmse": (cited.number(rmse, f"predictions.dropout less model_selection.fitted_optimum, {law}"),),
-        "inside": (cited.count(int(inside.sum()), f"model_selection interval holds predictions.dropout, {law}"),),
         "mean": (cited.number(own["regret"].mean(), f"regret of predictions.dropout, mean, {law}", 4),),
+        "rmse": (cited.number(rmse, f"predictions.dropout less model_selection.fitted_optimum, {law}"),),
+        "share": (cited.number(own["in_plateau"].mean(), f"predictions.dropout within the plateau, {law}", 2),),
         "largest": (cited.number(own["regret"].max(), f"regret of predictions.dropout, largest, {law}", 4),),
     }
 
@@ -107,21 +112,59 @@ def sentence(study: Study, frame: pd.DataFrame) -> Parts:
     return join(said)
 
 
-def abstract(found: Sequence[tuple[Study, pd.DataFrame]]) -> Parts:
-    """Over all texts and laws: how many cells were predicted, and the range of the laws' mean regret."""
-    cited = Cited(found[0][0].source("calibrate") if len(found) == 1 else "all hold-outs")
-    means = [own["regret"].mean() for _, frame in found for _, own in frame.groupby("law")]
-    cells = sum(len(frame.drop_duplicates(KEYS)) for _, frame in found)
-    lowest, highest = (cited.number(end(means), "regret of predictions.dropout, mean", 4) for end in (min, max))
+def nearest(found: Sequence[tuple[Study, pd.DataFrame]]) -> Parts:
+    """In how many of the studies for which several laws were frozen each has the least mean regret; nothing of one."""
+    counts: Counter[str] = Counter()
+    for _, frame in found:
+        means = frame.groupby("law")["regret"].mean()
+        if len(means) > 1:
+            level = means.index[means <= means.min() + TIED]
+            counts[alike([spoken(str(law)) for law in level])] += 1
+    if not counts:
+        return ()
+    cited, column = hold_outs(found), "regret of predictions.dropout, mean, least"
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    said: list[Parts] = [(f"{laws} in ", cited.count(n, column)) for laws, n in order]
+    total = cited.count(sum(counts.values()), column)
+    return ("Of ", total, " studies with several laws the least mean regret is that of ", *join(said, ", "), ".")
+
+
+def lost(found: Sequence[tuple[Study, pd.DataFrame]]) -> Parts:
+    """What the law with the least mean regret lost, beside the reference form on the same cells.
+
+    Over the cells that most forms were frozen for: no form is judged on cells that had been seen before it was made.
+    """
+    cells = pd.concat([frame.assign(study=study.name) for study, frame in found], ignore_index=True)
+    forms = cells.groupby(["study", *KEYS])["law"].transform("nunique")
+    most = int(forms.max())
+    judged = cells[forms == most]
+    means = judged.groupby("law")["regret"].mean()
+    best, cited = str(means.idxmin()), hold_outs(found)
+
+    def mean(law: str) -> Number:
+        return cited.number(float(means[law]), f"regret of predictions.dropout, mean, {law}")
+
+    reference = REFERENCE_LAW in means.index and best != REFERENCE_LAW
+    count = cited.count(len(judged.drop_duplicates(["study", *KEYS])), "predictions, distinct cells, most laws")
+    stored: Parts = (" predicted ", count, " cells before these were trained")
+    several: Parts = ("Of ", cited.count(most, "predictions.law, distinct"), " forms that", *stored, ", ")
     return (
-        "Laws frozen before ",
-        cited.count(cells, "predictions, distinct cells"),
-        " cells of ",
-        cited.count(len(found), "predictions"),
-        " studies were trained lose there, by their dropout, ",
-        *((lowest,) if len(means) == 1 else (lowest, " to ", highest)),
-        " nats per token on average.",
+        *((*several, f"{spoken(best)} has the least") if most > 1 else (f"The {spoken(best)} form", *stored, "; its")),
+        " mean regret (loss above the best rate's)",
+        " is " if most == 1 else ", ",
+        mean(best),
+        " nats per token",
+        *((" (the reference form ", mean(REFERENCE_LAW), ")") if reference else ()),
+        ".",
     )
+
+
+def hold_outs(found: Sequence[tuple[Study, pd.DataFrame]]) -> Cited:
+    return Cited(found[0][0].source("calibrate") if len(found) == 1 else "all hold-outs")
+
+
+def spoken(law: str) -> str:
+    return law.replace("_", " ")
 
 
 def summary_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.DataFrame]) -> Table:
@@ -131,18 +174,22 @@ def summary_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.
         for law, own in frames[study.name].groupby("law", sort=True):
             shown = numbers(study, str(law), own)
             named = (str(law).replace("_", " "),)
-            rows.append([(study.label if not rows else "",), named, *shown.values()])
+            values = [shown[name] for name in ("interior", "mean", "rmse", "share")]
+            rows.append([(study.label if not rows else "",), named, *values])
         groups.append(rows)
     return Table(
         name=f"holdouts-{evidence}",
         caption=(
-            "Laws frozen before the cells were trained: interior cells of all, root mean square error of the predicted "
-            "dropout on them, how many of their intervals hold the prediction, mean and largest regret at the "
-            f"predicted dropout over all cells, nats per token. {class_words(studies)}",
+            "Laws frozen before the cells were trained, study by study: cells with their optimum inside the grid of "
+            "all, mean regret at the predicted dropout over all (nats per token), root mean square miss of that "
+            "dropout over the former, share of predictions inside the cell's plateau. A dash: no cell tells it. "
+            f"{class_words(studies)}",
         ),
-        header=("corpus", "law", "interior", "error", "held", "regret", "largest"),
-        align="lllrrrr",
+        header=("study", "law", "cells", "regret", "miss", "inside"),
+        align="lllrrr",
         groups=groups,
+        headed=True,
+        abreast=True,
     )
 
 
@@ -153,7 +200,7 @@ def cell_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.Dat
         rows: list[list[Parts]] = []
         order = ["sampled_tokens", "n_params", "unique_tokens", "law"]
         frame = frames[study.name].sort_values(order, kind="stable")
-        for row in frame.tail(MAX_ROWS).to_dict("records"):
+        for row in frame.to_dict("records"):
             ends = ("predictions.low", "predictions.high")
             predicted = cited.number(row["dropout"], "predictions.dropout", 2)
             place = [
@@ -175,9 +222,8 @@ def cell_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.Dat
     return Table(
         name=f"holdout-cells-{evidence}",
         caption=(
-            f"Predicted and measured dropout of held-out cells (of each corpus at most the last {MAX_ROWS}), with "
-            "intervals at the 95 % level (of the prediction: of the law's own value), and the regret at the predicted "
-            f"dropout. {class_words(studies)}",
+            "Predicted and measured dropout of held-out cells, with intervals at the 95 % level (of the prediction: of "
+            f"the law's own value), and the regret at the predicted dropout. {class_words(studies)}",
         ),
         header=("corpus", "law", "model", "U", "C", "predicted", "measured", "regret"),
         align="lllrrllr",

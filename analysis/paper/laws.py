@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.coefficients import Coefficients
-from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
+from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join, listed
 from analysis.paper.studies import Study, by_class, class_words
-from analysis.verdict import TIED
+from analysis.verdict import TIED, alike
 from tune_dd.laws import DEFAULT_LAW
 
 NAME = "laws"
@@ -26,15 +26,18 @@ HOLDOUTS = {
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
+    details: list[Block] = []
     fitted = [study for study in studies if study.analysis.coefficients is not None and not study.held_out]
     for evidence, group in by_class(fitted):
         table = coefficient_table(evidence, group)
         blocks += [Paragraph((Ref(table.name), " gives the law of each study. ", *certainty(group))), table]
         if any(study.analysis.held_out is not None for study in group):
-            held = held_out_table(evidence, group)
+            pooled = pool(group)
+            held = pooled_table(evidence, group, pooled)
             lead = (Ref(held.name), " asks what each form loses on cells that it was not fitted to. ")
-            blocks += [Paragraph((*lead, *winners(group))), held]
-    return Section(NAME, "The laws fitted", blocks, {"LawsAbstract": certainty(fitted)} if fitted else {})
+            blocks += [Paragraph((*lead, ahead(pooled))), held]
+            details += [Paragraph(winners(group)), held_out_table(evidence, group)]
+    return Section(NAME, "The laws fitted", blocks, details=details)
 
 
 def law_of(study: Study) -> Coefficients:
@@ -115,6 +118,57 @@ def held_out_rows(study: Study) -> pd.DataFrame:
     return held if held is not None else pd.DataFrame(columns=["holdout", "law", "regret_mean"])
 
 
+def pool(studies: Sequence[Study]) -> pd.DataFrame:
+    """Mean regret of each form over the cells of several studies: index the hold-outs, columns the forms.
+
+    Of each hold-out the studies that leave as many forms determined as any does, so that all are judged on the same
+    cells; NaN where a form is undetermined even there.
+    """
+    rows = [held_out_rows(study).assign(study=study.name) for study in studies]
+    held = pd.concat(rows, ignore_index=True)
+    held = held[held["regret_mean"].notna() & held["holdout"].isin(list(HOLDOUTS))]
+    forms = held.groupby(["holdout", "study"])["law"].transform("nunique")
+    held = held[forms == forms.groupby(held["holdout"]).transform("max")]
+    held = held.assign(lost=held["regret_mean"] * held["n_cells"])
+    sums = held.groupby(["holdout", "law"])[["lost", "n_cells"]].sum()
+    full = sums["n_cells"] == sums.groupby("holdout")["n_cells"].transform("max")
+    means: pd.DataFrame = (sums["lost"] / sums["n_cells"]).where(full).unstack("law")
+    means.insert(0, "cells", sums["n_cells"].groupby("holdout").max())
+    return means.reindex([name for name in HOLDOUTS if name in means.index])
+
+
+def pooled_table(evidence: str, studies: Sequence[Study], pooled: pd.DataFrame) -> Table:
+    """A row per hold-out, a column per form."""
+    cited = Cited(studies[0].name if len(studies) == 1 else "all calibrations of the class")
+    laws = [str(law) for law in pooled.columns if law != "cells"]
+    rows: list[list[Parts]] = []
+    for holdout, own in pooled.iterrows():
+        count: Parts = (cited.count(int(own["cells"]), f"held_out.n_cells, {holdout}"),)
+        values = [(cited.number(own[law], f"held_out.regret_mean, {holdout}, {law}", 4),) for law in laws]
+        rows.append([(HOLDOUTS[str(holdout)],), count, *values])
+    return Table(
+        name=f"heldout-{evidence}",
+        caption=(
+            "Regret on cells left out of a calibration: the validation loss at the law's dropout over the cell's best, "
+            "nats per token, mean over the cells of those studies that leave as many forms determined as any does. "
+            "Left out: each cell alone (the other read-outs of its trials stay in), or all cells of a study's largest "
+            f"P, U or C. A dash: the form is not determined without them. {class_words(studies)}",
+        ),
+        header=("left out", "cells", *(law.replace("_", " ") for law in laws)),
+        align="lr" + "r" * len(laws),
+        groups=[rows],
+    )
+
+
+def ahead(pooled: pd.DataFrame) -> str:
+    """Which form has the least mean regret on which hold-out; forms that are level are named together."""
+    said = []
+    for holdout, own in pooled.drop(columns="cells").iterrows():
+        level = [str(law).replace("_", " ") for law in own.index[own <= own.min() + TIED]]
+        said.append(f"{alike(level)} with {HOLDOUTS[str(holdout)]} left out")
+    return f"The least mean regret is that of {listed(said)}."
+
+
 def held_out_table(evidence: str, studies: Sequence[Study]) -> Table:
     """Mean regret: a row per corpus and hold-out, a column per law."""
     laws = list(dict.fromkeys(law for study in studies for law in sorted(held_out_rows(study)["law"].unique())))
@@ -136,7 +190,7 @@ def held_out_table(evidence: str, studies: Sequence[Study]) -> Table:
                 rows.append([(study.label if not rows else "",), (HOLDOUTS[holdout],), count, *values])
         groups.append(rows)
     return Table(
-        name=f"heldout-{evidence}",
+        name=f"heldout-studies-{evidence}",
         caption=(
             "Regret on held-out cells: the validation loss at the law's dropout over the cell's best, mean over the "
             "cells held out, nats per token. Held out: each cell alone (the other read-outs of its trials stay in), or "

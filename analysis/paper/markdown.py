@@ -37,6 +37,9 @@ def report(regime: str, studies: Sequence[Study], sections: Sequence[Section]) -
         if section.blocks:
             lines.append(f"\n## {section.title}\n")
             lines += [block_text(block, regime) for block in section.blocks]
+        if section.details:
+            lines.append(f"\n### {section.title}: in full\n")
+            lines += [block_text(block, regime) for block in section.details]
     lines.append("\n## Saved runs\n\n")
     for study in studies:
         for phase, name in study.runs.items():

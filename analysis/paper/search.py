@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from analysis.paper.blocks import Block, Cited, Paragraph, Parts, Ref, Section, Table, join
+from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
-from analysis.searched import ROLES, Searched
+from analysis.searched import ROLES, STATIC, Searched
 
 NAME = "search"
 
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
+    details: list[Block] = []
     found = [study for study in studies if study.analysis.search is not None and study.analysis.search.best is not None]
     for evidence, group in by_class(found):
-        table = points_table(evidence, group)
-        blocks += [
-            Paragraph((*join([lead(study) for study in group]), " ", Ref(table.name), " gives their paths.")),
-            table,
-        ]
-    return Section(
-        NAME,
-        "How much a schedule could gain",
-        blocks,
-        {"SearchAbstract": join([lead(s) for s in found])} if found else {},
-    )
+        table = best_table(evidence, group)
+        blocks += [Paragraph((*lead(group), " ", Ref(table.name), " gives the paths.")), table]
+        details.append(points_table(evidence, group))
+    sentences = {"SearchAbstract": lead(found, [STATIC])} if found else {}
+    return Section(NAME, "How much a schedule could gain", blocks, sentences, details)
 
 
 def searched_of(study: Study) -> Searched:
@@ -34,23 +30,73 @@ def searched_of(study: Study) -> Searched:
     return study.analysis.search
 
 
-def lead(study: Study) -> Parts:
-    """The best point's lead over what was known."""
-    search, cited = searched_of(study), Cited(study.source("search"))
+def lead(studies: Sequence[Study], baselines: Sequence[str] = tuple(ROLES)) -> Parts:
+    """The range over the searches of the best point's lead over what each began with."""
+    cited = Cited(studies[0].source("search") if len(studies) == 1 else "all searches")
     said: list[Parts] = []
-    for row in search.contrasts.to_dict("records"):
-        ends = (f"search.contrasts.low, {row['baseline']}", f"search.contrasts.high, {row['baseline']}")
-        value = cited.number(row["difference"], f"search.contrasts.difference, {row['baseline']}", signed=True)
-        said.append(
-            (value, *cited.interval(row["low"], row["high"], ends, signed=True), f" from {ROLES[row['baseline']]}")
-        )
+    for baseline in baselines:
+        leads = sorted({own for study in studies if (own := lead_of(study, baseline)) is not None})
+        if leads:
+            column = f"search.contrasts.difference, {baseline}"
+            ends = [(cited.number(value, column, signed=True),) for value in (leads[0], leads[-1])]
+            said.append((*join(ends[: len(leads)], " to "), f" from {ROLES[baseline]}"))
     return (
-        f"On {study.label} the best of ",
-        cited.count(len(search.finished), "search.value"),
-        " points ends ",
+        "Direct search ends ",
         *(join(said, " and ") or ("at one of the points that it began with",)),
-        " (nats per token; chosen on the seeds that it is reported on, so this is a ceiling and no estimate).",
+        " (",
+        cited.count(len(studies), "search, runs"),
+        f" {'search' if len(studies) == 1 else 'searches'}), a ceiling: its best was chosen on these seeds.",
     )
+
+
+def lead_of(study: Study, baseline: str) -> float | None:
+    """The best point of a search less one that it began with: 0 where it is that one, None where there is none."""
+    row, best = contrast(study, baseline), searched_of(study).best or {}
+    if row is None:
+        return 0.0 if best.get("role") == baseline else None
+    return float(row["difference"])
+
+
+def contrast(study: Study, baseline: str) -> dict[Any, Any] | None:
+    """The best point of a search against one that it began with; None where it is that one."""
+    rows = searched_of(study).contrasts.to_dict("records")
+    return next((row for row in rows if row["baseline"] == baseline), None)
+
+
+def best_table(evidence: str, studies: Sequence[Study]) -> Table:
+    """A row per search: its best point's path, and its lead."""
+    rows: list[list[Parts]] = []
+    for study in studies:
+        search, cited = searched_of(study), Cited(study.source("search"))
+        best = search.best or {}
+        path = [(cited.number(p, f"search.dropout, {best['condition']}", 2),) for p in search.dropouts(best)]
+        rows.append(
+            [
+                (study.label,),
+                (cited.count(len(search.finished), "search.value"),),
+                join(path),
+                *(lead_over(cited, contrast(study, baseline), baseline) for baseline in ROLES),
+            ]
+        )
+    return Table(
+        name=f"search-best-{evidence}",
+        caption=(
+            "Searches for a schedule: points tried, dropout by stage of the best one, and its validation loss less "
+            "that of the points that the search began with (nats per token, paired by seed, with intervals at the 95 % "
+            f"level). All are flattered by the choice of the best. {class_words(studies)}",
+        ),
+        header=("search", "points", "dropout by stage", *(f"less {name}" for name in ROLES.values())),
+        align="lrl" + "l" * len(ROLES),
+        groups=[rows],
+    )
+
+
+def lead_over(cited: Cited, row: dict[Any, Any] | None, baseline: str) -> Parts:
+    if row is None:
+        return (DASH,)
+    ends = (f"search.contrasts.low, {baseline}", f"search.contrasts.high, {baseline}")
+    value = cited.number(row["difference"], f"search.contrasts.difference, {baseline}", signed=True)
+    return (value, *cited.interval(row["low"], row["high"], ends, signed=True))
 
 
 def points_table(evidence: str, studies: Sequence[Study]) -> Table:

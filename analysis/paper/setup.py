@@ -15,13 +15,21 @@ from tune_dd.laws import P_MAX, P_MIN
 
 NAME = "setup"
 ORDER = ("screen", *PHASES)
+STATIC = ("screen", "confirm", "calibrate")  # phases of fixed rates
+HEADER = ("model (parameters)", "U", "C", "dropout", "seeds", "trials")
+COLUMNS = (
+    "U: unique tokens of the training prefix; C: tokens sampled by the read-outs; dropout: rates tried (of a stream: "
+    "paths)."
+)
 
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
+    details: list[Block] = []
     for evidence, group in by_class(studies):
-        table = runs_table(evidence, group)
-        blocks += [Paragraph((Ref(table.name), " lists the trainings behind the results. ", *protocol(group))), table]
+        table = phases_table(evidence, group)
+        blocks += [Paragraph((Ref(table.name), " sums up the trainings. ", *protocol(group))), table]
+        details.append(runs_table(evidence, group))
     labels = list(dict.fromkeys(study.title for study in studies))
     classes = [CLASS_WORDS.get(evidence, f"Class: {evidence}.") for evidence, _ in by_class(studies)]
     total = sum(study.analysis.experiment.table["trial_id"].nunique() for study in studies)
@@ -32,6 +40,7 @@ def section(studies: Sequence[Study]) -> Section:
         blocks,
         {
             "Corpora": (listed(labels),),
+            "CorpusTotal": (everything.count(len(labels), "config.regime.title, distinct"),),
             "Classes": (" ".join(classes),),
             "TrialTotal": (everything.count(total, "metrics.trial_id, distinct"),),
             "ClampLow": (method.number(P_MIN, "tune_dd.laws.P_MIN", 2),),
@@ -39,45 +48,71 @@ def section(studies: Sequence[Study]) -> Section:
             "Draws": (method.count(Settings().bootstrap, "analysis.report.Settings.bootstrap"),),
             "Level": (method.number(SIGNIFICANT, "analysis.words.SIGNIFICANT", 2),),
         },
+        details,
+    )
+
+
+def phase_rows(studies: Sequence[Study]) -> dict[str, list[tuple[str, pd.DataFrame]]]:
+    """Phase -> the run and the rows of each study that has it; what laws were frozen for is called a hold-out."""
+    found: dict[str, list[tuple[str, pd.DataFrame]]] = {}
+    for phase in ORDER:
+        for study in studies:
+            table = study.analysis.experiment.table
+            own = table[table["phase"] == phase]
+            if len(own):
+                held = study.held_out and phase in STATIC
+                found.setdefault("hold-out" if held else phase, []).append((study.source(phase), own))
+    return found
+
+
+def phases_table(evidence: str, studies: Sequence[Study]) -> Table:
+    """A row per corpus and phase."""
+    groups = []
+    for title in dict.fromkeys(study.title for study in studies):
+        rows: list[list[Parts]] = []
+        for phase, found in phase_rows([study for study in studies if study.title == title]).items():
+            cited = Cited(found[0][0] if len(found) == 1 else f"all {phase} runs of {title}")
+            runs = (cited.count(len(found), "metrics.run_id, distinct"),)
+            together = pd.concat([own for _, own in found], ignore_index=True)
+            rows.append([(title if not rows else "",), (phase,), runs, *run_row(cited, together)])
+        groups.append(rows)
+    return Table(
+        name=f"phases-{evidence}",
+        caption=(f"What was run, by corpus and phase. {COLUMNS} {class_words(studies)}",),
+        header=("corpus", "phase", "runs", *HEADER),
+        align="llrllllrr",
+        groups=groups,
     )
 
 
 def runs_table(evidence: str, studies: Sequence[Study]) -> Table:
     groups = []
     for study in studies:
-        table = study.analysis.experiment.table
         rows: list[list[Parts]] = []
-        for phase in ORDER:
-            own = table[table["phase"] == phase]
-            if len(own):
-                rows.append([(study.label if not rows else "",), *run_row(study, phase, own)])
+        for phase, found in phase_rows([study]).items():
+            rows += [[(study.label if not rows else "",), (phase,), *run_row(Cited(run), own)] for run, own in found]
         groups.append(rows)
     return Table(
         name=f"runs-{evidence}",
-        caption=(
-            "What was run. U: unique tokens of the training prefix; C: tokens sampled by the read-outs; "
-            f"dropout: rates tried (of a stream: paths). {class_words(studies)}",
-        ),
-        header=("corpus", "phase", "model (parameters)", "U", "C", "dropout", "seeds", "trials"),
+        caption=(f"What was run, run by run. {COLUMNS} {class_words(studies)}",),
+        header=("corpus", "phase", *HEADER),
         align="llllllrr",
         groups=groups,
     )
 
 
-def run_row(study: Study, phase: str, rows: pd.DataFrame) -> list[Parts]:
-    cited = Cited(study.source(phase))
+def run_row(cited: Cited, rows: pd.DataFrame) -> list[Parts]:
+    """Models (all of two, the ends of more), U, C, dropout, seeds, trials."""
     models = rows[["n_params", "model"]].drop_duplicates().sort_values("n_params").itertuples(index=False, name=None)
     named: list[Parts] = [(f"{model} (", cited.count(n, "metrics.n_params", count_text(n)), ")") for n, model in models]
-    static = phase in ("screen", "confirm", "calibrate")
     conditions = rows["condition"].nunique()
     tried: Parts = (
         (*ends(cited, rows, "dropout"), " (", cited.count(rows["dropout"].nunique(), "metrics.dropout, distinct"), ")")
-        if static
+        if rows["phase"].isin(STATIC).all()
         else (cited.count(conditions, "metrics.condition, distinct"), " paths")
     )
     return [
-        (phase,),
-        join(named, ", "),
+        join(named, ", ") if len(named) < 3 else (*named[0], " to ", *named[-1]),
         ends(cited, rows, "unique_tokens"),
         ends(cited, rows, "sampled_tokens"),
         tried,

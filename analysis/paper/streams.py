@@ -2,280 +2,276 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from analysis.comparison import BEST_STATIC
 from analysis.figures import curve_means
 from analysis.paper import figures
-from analysis.paper.blocks import DASH, Block, Cited, Figure, Paragraph, Parts, Ref, Section, Table, join, listed
+from analysis.paper.blocks import DASH, Block, Cited, Figure, Paragraph, Parts, Ref, Section, Table, join
+from analysis.paper.contrasts import (
+    LAW,
+    NONE,
+    PATHS,
+    REVERSED,
+    SHORT,
+    Row,
+    against,
+    difference,
+    dropouts,
+    law_form,
+    path_name,
+    paths,
+    place,
+    primary,
+    rows_of,
+    shared_paths,
+    shown_direction,
+    signs,
+)
+from analysis.paper.stream_details import other_paths, primary_sentence, stream_table
 from analysis.paper.studies import Study, by_class, class_words
-from analysis.words import direction, t_test
 
 NAME = "streams"
-FINAL = "final_val_loss"
-PATHS = {"law": "the law", "reversed_law": "the law reversed", "linear_decay": "straight line"}
-IN_TEXT = {"law": "the law", "reversed_law": "the law reversed", "linear_decay": "the straight line"}
-SHOWN = {-1: "beats", 0: "is not shown to differ from", 1: "loses to", None: "cannot be told from"}
-SHORT = {-1: "lower", 0: "not shown", 1: "higher", None: DASH}
-Row = dict[Any, Any]
+MAX_PANELS = 6  # of streams side by side; of more, one of each corpus
 
 
 def section(studies: Sequence[Study]) -> Section:
     blocks: list[Block] = []
+    details: list[Block] = []
     shown = [study for study in studies if study.analysis.comparison is not None]
     for evidence, group in by_class(shown):
-        table, forest, path = (
-            stream_table(evidence, group),
-            forest_figure(evidence, group),
-            path_figure(evidence, group),
-        )
-        blocks.append(Paragraph(join([primary_sentence(study) for study in group if primary(study)])))
-        lead = (Ref(table.name), " and ", Ref(forest.name, "figure"), " hold the other paths beside it, ")
-        more = (Ref(path.name, "figure"), " how they come about. ", *join([other_paths(study) for study in group]))
-        blocks += [Paragraph((*lead, *more)), table, forest, path]
+        named = [study for study in group if primary(study)]
+        lead: list[Parts] = []
+        if named:
+            table = law_table(evidence, named)
+            lead = [(Ref(table.name), " holds the law against the best fixed dropout."), law_tally(named)]
+            lead += [by_form(named), order_sentence(group)]
+            blocks += [Paragraph(join([part for part in lead if part])), table]
+        others, forest = paths_table(evidence, group), forest_figure(evidence, group)
+        path = path_figure(evidence, group)
+        refs = (Ref(others.name), " and ", Ref(forest.name, "figure"), " do so for every path, ")
+        more = (Ref(path.name, "figure"), " shows how the paths come to where they end. ", *decays(group))
+        blocks += [Paragraph((*refs, *more)), others, forest, path]
         if directions := predicted(group):
             blocks.append(Paragraph(directions))
-    named = [study for study in shown if primary(study)]
-    sentences = {}
-    if named:
-        sentences = {"StreamsAbstract": abstract(named), "StreamsOrder": order_sentence(shown)}
-    return Section(NAME, "Streams: the law against the best fixed dropout", blocks, sentences)
+        details += [Paragraph(join([primary_sentence(study) for study in named]))] if named else []
+        details += [Paragraph(join([other_paths(study) for study in group])), stream_table(evidence, group)]
+    sentences = {"StreamsAbstract": abstract(shown), "StreamsOrder": order_sentence(shown)} if shown else {}
+    return Section(NAME, "Streams: the law against the best fixed dropout", blocks, sentences, details)
 
 
-def rows_of(study: Study, metric: str = FINAL) -> list[Row]:
-    comparison = study.analysis.comparison
-    return [] if comparison is None else comparison[comparison["metric"] == metric].to_dict("records")
+def streams_of(studies: Sequence[Study]) -> Cited:
+    return Cited(studies[0].source("stream") if len(studies) == 1 else "all streams of the class")
 
 
-def primary(study: Study) -> Row | None:
-    return next((row for row in rows_of(study) if row["primary"]), None)
-
-
-def against(study: Study, condition: str, baseline: str) -> Row | None:
-    """The contrast of a condition and a baseline in final loss; against the best static whatever stands for it."""
-    for row in rows_of(study):
-        static = row["baseline"] in (BEST_STATIC, "mean_static")
-        if row["condition"] == condition and (static if baseline == BEST_STATIC else row["baseline"] == baseline):
-            return row
-    return None
-
-
-def shown_direction(row: Row) -> int | None:
-    """By interval and t test; the primary contrast by its own p, all others by Holm's."""
-    return direction(row, float(row["p_holm"]))
-
-
-def path_name(condition: str) -> str:
-    return PATHS.get(condition, condition.replace("_", " "))
-
-
-def paths(study: Study) -> list[str]:
-    """The conditions that are no fixed dropout: the law first, then its relatives, then those by hand."""
-    rows = study.analysis.experiment.table
-    stream = rows[rows["phase"] == "stream"]
-    names = stream.loc[stream["kind"] != "static", "condition"].unique()
-    known = {name: number for number, name in enumerate(PATHS)}
-    return sorted(map(str, names), key=lambda name: (known.get(name, len(known)), name))
-
-
-def dropouts(study: Study, condition: str) -> Parts:
-    rows = study.analysis.experiment.table
-    own = rows[(rows["phase"] == "stream") & (rows["condition"] == condition)].drop_duplicates("stage")
-    cited = Cited(study.source("stream"))
-    numbers = [cited.number(value, f"metrics.dropout, {condition}", 2) for value in own.sort_values("stage")["dropout"]]
-    return join([(replace(number, text=number.text.removeprefix("0")),) for number in numbers])
-
-
-def chosen_static(cited: Cited, row: Row) -> Parts:
-    """The fixed dropouts that the best static stood for, from the contrast's notes."""
-    names = re.findall(r"static_(\d\.\d+)", str(row["notes"]))
-    rates: list[Parts] = [(cited.number(float(name), place(row, "notes"), 2),) for name in names]
-    return ("rate ", *join(rates, " or ")) if rates else ("the mean of the fixed rates",)
-
-
-def difference(cited: Cited, row: Row) -> Parts:
-    value = cited.number(row["difference"], place(row, "difference"), signed=True)
-    return (value, *cited.interval(row["low"], row["high"], (place(row, "low"), place(row, "high")), signed=True))
-
-
-def place(row: Row, column: str) -> str:
-    return f"comparison.{column}, {row['condition']} less {row['baseline']}, {row['metric']}"
-
-
-def stream_table(evidence: str, studies: Sequence[Study]) -> Table:
-    """Every path and no dropout, against the best fixed dropout and against the law."""
+def law_table(evidence: str, studies: Sequence[Study]) -> Table:
+    """The contrast named beforehand, a row per stream."""
     groups = []
-    for study in studies:
-        cited = Cited(study.source("stream"))
+    for title in dict.fromkeys(study.title for study in studies):
         rows: list[list[Parts]] = []
-        for condition in [*paths(study), "static_0.00"]:
-            fixed = against(study, condition, BEST_STATIC)
-            if fixed is None:
-                continue
-            law = against(study, "law", condition)
+        for study in (study for study in studies if study.title == title):
+            row, cited = primary_row(study), Cited(study.source("stream"))
             rows.append(
                 [
-                    (study.label if not rows else "",),
-                    ("no dropout" if condition == "static_0.00" else path_name(condition),),
-                    dropouts(study, condition),
-                    difference(cited, fixed),
-                    (cited.p_value(fixed["p_holm"], place(fixed, "p_holm")),),
-                    (SHORT[shown_direction(fixed)],),
-                    difference(cited, law) if law else (DASH,),
-                    (cited.p_value(law["p_holm"], place(law, "p_holm")) if law else DASH,),
+                    (title,),
+                    (study.mark or DASH,),
+                    (law_form(study) or DASH,),
+                    dropouts(study, LAW),
+                    difference(cited, row),
+                    (cited.p_value(row["p_holm"], place(row, "p_holm")),),
+                    (SHORT[shown_direction(row)],),
                 ]
             )
         groups.append(rows)
     return Table(
         name=f"streams-{evidence}",
         caption=(
-            "Final validation loss of each path less that of the best fixed dropout (chosen for each seed on the other "
-            "seeds), and of the law less each other path, nats per token; negative is better. Paired by seed, with "
-            "intervals at the 95 % level. The law against the best fixed dropout is the one contrast named beforehand, "
-            "with its own p of the paired t test; every other p is adjusted by Holm's method. Shown: the direction "
-            f"that interval and p bear out together. {class_words(studies)}",
+            "The contrast named beforehand: final validation loss of the law's path less that of the best fixed "
+            "dropout (chosen for each seed on the other seeds), nats per token; negative is better. Paired by seed, "
+            "with an interval at the 95 % level and the p of the paired t test. Shown: the direction that both bear "
+            f"out. {class_words(studies)}",
         ),
-        header=("corpus", "path", "dropout by stage", "less best fixed", "p", "shown", "law less path", "p"),
-        align="llllrllr",
+        header=("corpus", "stream", "form", "dropout by stage", "law less best fixed", "p", "shown"),
+        align="llllrrl",
         groups=groups,
         headed=True,
     )
 
 
-def primary_sentence(study: Study) -> Parts:
+def primary_row(study: Study) -> Row:
     row = primary(study)
     if row is None:
-        return ()
-    cited = Cited(study.source("stream"))
-    name, p = t_test(pd.Series(row))
-    column = "p_welch" if row["method"] == "welch" else "p_paired_t"
-    return (
-        f"On {study.label} the law {SHOWN[shown_direction(row)]} the best fixed dropout (",
-        *chosen_static(cited, row),
-        "): ",
-        *difference(cited, row),
-        " nats per token over ",
-        cited.count(row["n_pairs"], place(row, "n_pairs")),
-        f" pairs, {name} p = ",
-        cited.p_value(p, place(row, column)),
-        ", exact sign flip p = ",
-        cited.number(row["p_sign_flip"], place(row, "p_sign_flip"), 4),
-        ".",
+        raise ValueError(f"{study.name} has no primary contrast")
+    return row
+
+
+def paths_table(evidence: str, studies: Sequence[Study]) -> Table:
+    """Every path over the streams that it ran on, against the best fixed dropout and against the law."""
+    owners: dict[str, list[Study]] = {}
+    for study in studies:
+        for condition in [*paths(study), NONE]:
+            if against(study, condition, BEST_STATIC) is not None:
+                owners.setdefault(condition, []).append(study)
+    rest = sorted(owners.keys() - PATHS.keys() - {NONE}, key=lambda name: (-len(owners[name]), name))
+    rows: list[list[Parts]] = []
+    for condition in (name for name in (*PATHS, *rest, NONE) if name in owners):
+        own = owners[condition]
+        fixed = [row for study in own if (row := against(study, condition, BEST_STATIC))]
+        law = [row for study in own if (row := against(study, LAW, condition))]
+        cited = streams_of(own)
+        rows.append(
+            [
+                (path_name(condition),),
+                (cited.count(len(own), f"comparison, streams with {condition}"),),
+                *tallied(cited, fixed, f"{condition} less {BEST_STATIC}"),
+                *tallied(cited, law, f"{LAW} less {condition}"),
+            ]
+        )
+    return Table(
+        name=f"paths-{evidence}",
+        caption=(
+            "Every path over the streams that it ran on: final validation loss less that of the best fixed dropout, "
+            "and of the law less that path, nats per token, mean over those streams; and on how many streams interval "
+            f"and p (Holm's; of the law its own) show it lower, show neither, show it higher. {class_words(studies)}",
+        ),
+        header=("path", "streams", "less best fixed", *SHOWN_HEADER, "law less path", *SHOWN_HEADER),
+        align="lrrrrrrrrr",
+        groups=[rows],
     )
 
 
-def other_paths(study: Study) -> Parts:
-    """Which other paths beat or lose to the best fixed dropout and the law; of the others no direction is shown."""
-    verdicts: list[str] = []
-    others = [name for name in paths(study) if name != "law"]
-    for baseline, words in ((BEST_STATIC, "the best fixed dropout"), ("law", "the law")):
-        by_sign: dict[int, list[str]] = {}
-        for name in others:
-            row = against(study, name, BEST_STATIC) if baseline == BEST_STATIC else against(study, "law", name)
-            sign = shown_direction(row) if row is not None else None
-            if sign:
-                by_sign.setdefault(sign if baseline == BEST_STATIC else -sign, []).append(quoted(name))
-        for sign, (one, many) in ((-1, ("beats", "beat")), (1, ("loses to", "lose to"))):
-            if names := by_sign.get(sign):
-                verdicts.append(f"{listed(names)} {many if len(names) > 1 else one} {words}")
-    said = "; ".join(verdicts) or "no other path is shown to differ from the best fixed dropout or from the law"
-    return (f"On {study.label}, by Holm's p: {said}.",)
+SHOWN_HEADER = ("lower", "not shown", "higher")
 
 
-def quoted(condition: str) -> str:
-    """A path's name within a sentence."""
-    return IN_TEXT.get(condition, f"“{path_name(condition)}”")
+def tallied(cited: Cited, rows: Sequence[Row], what: str) -> list[Parts]:
+    """The mean difference of some contrasts, and how many are shown lower, in neither direction, and higher."""
+    if not rows:
+        return [(DASH,)] * 4
+    mean = float(np.mean([row["difference"] for row in rows]))
+    shown = cited.number(mean, f"comparison.difference, {what}", signed=True)
+    column = f"comparison, by interval and p, {what}"
+    return [(shown,), *((cited.count(n, column),) for n in signs(rows))]
 
 
 def forest_figure(evidence: str, studies: Sequence[Study]) -> Figure:
-    data = [(study.label, forest_frame(study)) for study in studies]
-    rows = max(len(frame) for _, frame in data)
+    data = [(path_name(condition), forest_frame(studies, condition)) for condition in shared_paths(studies)]
     return Figure(
         name=f"forest-{evidence}",
         caption=(
             "Final validation loss less that of the best fixed dropout, nats per token, paired by seed, with intervals "
-            "at the 95 % level. Filled: a path or fixed rate whose difference interval and Holm's p (the law: its own) "
-            f"bear out together; hollow: not shown. {class_words(studies)}",
+            "at the 95 % level: a panel per path that most streams have, each with a scale of its own. "
+            "Filled: interval and Holm's p (of the law: its own) bear the direction out together; hollow: not shown. "
+            f"{class_words(studies)}",
         ),
         draw=lambda canvas: figures.draw_forest(canvas, data),
-        size=figures.grid_size(len(data), 1, 0.75 + 0.16 * rows),
+        size=(figures.WIDTH, figures.fitting(0.85, 0.24, len(studies))),
     )
 
 
-def forest_frame(study: Study) -> pd.DataFrame:
-    """Columns name, difference, low, high, shown, path: the paths first, then the fixed rates as they rise."""
+def forest_frame(studies: Sequence[Study], condition: str) -> pd.DataFrame:
+    """Columns label, difference, low, high, shown: a row per stream, NaN where it lacks the path."""
     records = []
-    statics = sorted({str(row["condition"]) for row in rows_of(study)} - set(paths(study)))
-    for condition in [*paths(study), *statics]:
-        row = against(study, condition, BEST_STATIC)
-        if row is not None:
-            path = condition not in statics
-            name = path_name(condition) if path else f"fixed {condition.removeprefix('static_')}"
-            shown = shown_direction(row) in (-1, 1)
-            records.append((name, row["difference"], row["low"], row["high"], shown, path))
-    return pd.DataFrame(records, columns=["name", "difference", "low", "high", "shown", "path"])
+    for study in studies:
+        row = against(study, condition, BEST_STATIC) or dict.fromkeys(("difference", "low", "high"), np.nan)
+        shown = bool(np.isfinite(row["difference"])) and shown_direction(row) in (-1, 1)
+        records.append((study.lines, row["difference"], row["low"], row["high"], shown))
+    return pd.DataFrame(records, columns=["label", "difference", "low", "high", "shown"])
 
 
 def path_figure(evidence: str, studies: Sequence[Study]) -> Figure:
-    data = [(study.label, along_stream(study)) for study in studies]
+    chosen = panels(studies)
+    conditions = [name for name in shared_paths(studies) if name not in (REVERSED, NONE)]
+    data = [(study.lines, along_stream(study, conditions)) for study in chosen]
+    columns = figures.STREAM_COLUMNS + (len(data) > MAX_PANELS)
+    which = " Of each corpus the stream with most paths." if len(chosen) < len(studies) else ""
     return Figure(
         name=f"stream-{evidence}",
         caption=(
             "Validation loss along the stream less that of the fixed dropout with the lowest mean final loss, mean "
-            "over seeds, nats per token; below zero is better. Dotted lines: a new prefix begins. "
+            "over seeds, nats per token, against sampled tokens C; below zero is better. Dotted lines: a new prefix "
+            f"begins.{which} "
             f"{class_words(studies)}",
         ),
-        draw=lambda canvas: figures.draw_streams(canvas, data),
-        size=figures.grid_size(len(data), 1, 1.9, figures.STREAM_COLUMNS),
+        draw=lambda canvas: figures.draw_streams(canvas, data, columns),
+        size=figures.grid_size(len(data), 1.7, columns),
     )
 
 
-def along_stream(study: Study) -> pd.DataFrame:
-    """Columns name, stage, sampled_tokens, difference: every path and no dropout, at each read-out."""
+def panels(studies: Sequence[Study]) -> list[Study]:
+    """The streams to draw: all of a few; of many, from each corpus the one with most paths, the last of several."""
+    if len(studies) <= MAX_PANELS:
+        return list(studies)
+    chosen: dict[str, Study] = {}
+    for study in studies:
+        known = chosen.get(study.title)
+        if known is None or len(paths(study)) >= len(paths(known)):
+            chosen[study.title] = study
+    return list(chosen.values())
+
+
+def along_stream(study: Study, conditions: Sequence[str]) -> pd.DataFrame:
+    """Columns name, stage, sampled_tokens, difference: these paths at each read-out."""
     table = study.analysis.experiment.table
     means = curve_means(table[table["phase"] == "stream"])
     last = means[(means["kind"] == "static") & (means["sampled_tokens"] == means["sampled_tokens"].max())]
     best = str(last.sort_values("val_loss", kind="stable")["condition"].iloc[0])
     base = means[means["condition"] == best].set_index("sampled_tokens")["val_loss"]
-    shown = means[means["condition"].isin([*paths(study), "static_0.00"])].copy()
+    shown = means[means["condition"].isin(conditions)].copy()
     shown["difference"] = shown["val_loss"] - shown["sampled_tokens"].map(base)
-    shown["name"] = ["no dropout" if name == "static_0.00" else path_name(name) for name in shown["condition"]]
+    shown["name"] = [path_name(name) for name in shown["condition"]]
     shown["baseline"] = f"fixed {best.removeprefix('static_')}"
     return shown[["name", "stage", "unique_tokens", "sampled_tokens", "difference", "baseline"]].reset_index(drop=True)
 
 
-def verdicts(studies: Sequence[Study]) -> Iterator[tuple[str, list[str]]]:
-    """Verb -> corpora on which the law does that to the best fixed dropout."""
-    for sign in (-1, 0, 1, None):
-        labels = [study.label for study in studies if (row := primary(study)) and shown_direction(row) == sign]
-        if labels:
-            yield SHOWN[sign], labels
+def law_tally(studies: Sequence[Study]) -> Parts:
+    """On how many streams the law beats the best fixed dropout, loses to it, and neither is shown."""
+    found, cited = signs([primary_row(study) for study in studies]), streams_of(studies)
+    column = "comparison, by interval and t test, the primary contrast"
+    won, neither, lost = (cited.count(n, column) for n in found)
+    total = cited.count(len(studies), "comparison, the primary contrast")
+    return (
+        "By the contrast named beforehand the fitted law beats the best fixed dropout on ",
+        *(won, " of ", total, " streams, is not shown to differ from it on ", neither, " and loses to it on ", lost),
+        ".",
+    )
+
+
+def by_form(studies: Sequence[Study]) -> Parts:
+    """The same by the form that the law had; nothing where it had one."""
+    own: dict[str, list[Study]] = {}
+    for study in studies:
+        own.setdefault(law_form(study), []).append(study)
+    if len(own) < 2 or "" in own:
+        return ()
+    said: list[Parts] = []
+    for form, group in sorted(own.items(), key=lambda item: (-len(item[1]), item[0])):
+        cited, column = streams_of(group), f"comparison, the primary contrast, {form}"
+        won = cited.count(int(signs([primary_row(study) for study in group])[-1]), column)
+        said.append((f"{form} on ", won, " of ", cited.count(len(group), column)))
+    return ("By the form that the law had, it does so as ", *join(said, ", as "), ".")
 
 
 def abstract(studies: Sequence[Study]) -> Parts:
-    """What the primary contrasts show, corpus by corpus and class by class."""
-    parts: list[Parts] = []
-    for evidence, group in by_class(studies):
-        said = [f"{verb} the best fixed dropout on {listed(labels)}" for verb, labels in verdicts(group)]
-        said[1:] = [text.replace("the best fixed dropout", "it") for text in said[1:]]
-        parts.append((f"By the contrast named beforehand the fitted law {listed(said)} (class: {evidence}).",))
-        parts.append(decays(group))
-    return join(parts)
+    """What the primary contrasts show, class by class."""
+    groups = list(by_class([study for study in studies if primary(study)]))
+    if not groups:
+        return ("No stream was run with the contrast named beforehand.",)
+    if len(groups) == 1:
+        return law_tally(groups[0][1])
+    return join([(*law_tally(group)[:-1], f" (class: {evidence}).") for evidence, group in groups])
 
 
 def decays(studies: Sequence[Study]) -> Parts:
-    """On how many corpora some decay that is not the law beats the best fixed dropout."""
-    cited = Cited(studies[0].source("stream") if len(studies) == 1 else "all streams of the class")
+    """On how many streams some decay that is not the law beats the best fixed dropout."""
     won = 0
     for study in studies:
-        others = [name for name in paths(study) if name not in ("law", "reversed_law")]
+        others = [name for name in paths(study) if name not in (LAW, REVERSED)]
         rows = [row for name in others if (row := against(study, name, BEST_STATIC))]
         won += any(shown_direction(row) == -1 for row in rows)
+    cited = streams_of(studies)
     return (
         "Some other decay beats the best fixed dropout on ",
         cited.count(won, "comparison, by interval and Holm's p"),
@@ -287,17 +283,16 @@ def decays(studies: Sequence[Study]) -> Parts:
 
 def order_sentence(studies: Sequence[Study]) -> Parts:
     """Whether the order of the law's rates matters: the law less its reverse."""
-    rows = [(study, row) for study in studies if (row := against(study, "law", "reversed_law"))]
+    rows = [row for study in studies if (row := against(study, LAW, REVERSED))]
     if not rows:
         return ("No stream was run with the law reversed.",)
-    cited = Cited(rows[0][0].source("stream") if len(rows) == 1 else "all streams")
-    won = sum(shown_direction(row) == -1 for _, row in rows)
+    cited = Cited(studies[0].source("stream") if len(studies) == 1 else "all streams")
     return (
-        "The same rates in the reverse order are shown to end higher than the law on ",
-        cited.count(won, "comparison, by interval and Holm's p"),
+        "Its rates in reverse are shown to end higher than it on ",
+        cited.count(int(signs(rows)[-1]), "comparison, by interval and Holm's p"),
         " of ",
         cited.count(len(rows), "comparison"),
-        " streams.",
+        ".",
     )
 
 
@@ -309,14 +304,9 @@ def predicted(studies: Sequence[Study]) -> Parts:
         entries = frame.to_dict("records") if "predicted" in frame else []
         for entry in entries:
             if isinstance(entry.get("predicted"), str) and isinstance(entry.get("condition"), str):
-                row = next(
-                    (
-                        row
-                        for row in rows_of(study, entry["metric"])
-                        if row["condition"] == entry["condition"] and row["baseline"] == BEST_STATIC
-                    ),
-                    None,
-                )
+                rows = rows_of(study, entry["metric"])
+                own = (row for row in rows if row["condition"] == entry["condition"] and row["baseline"] == BEST_STATIC)
+                row = next(own, None)
                 sign = None if row is None else shown_direction(row)
                 expected = -1 if entry["predicted"].startswith("below") else 1
                 total += 1
@@ -324,7 +314,7 @@ def predicted(studies: Sequence[Study]) -> Parts:
                 refuted += sign == -expected
     if not total:
         return ()
-    cited = Cited(studies[0].source("stream") if len(studies) == 1 else "all streams of the class")
+    cited = streams_of(studies)
     return (
         "Before the streams were trained the program wrote down the direction of ",
         cited.count(total, "predictions.predicted"),

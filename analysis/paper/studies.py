@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from analysis.figures import count_text
+from analysis.paper.blocks import listed
 from analysis.report import Analysis, Settings, compute
 from analysis.saved import CHAIN
 from analysis.tables import SAVED, load_experiment
@@ -17,6 +19,7 @@ from tune_dd.errors import UserError
 CLASSES = ("evidence", "run", "rehearsal")
 # The screen chooses the model and is no part of the law; alone, it is shown.
 PHASES = ("confirm", "calibrate", "stream", "search")
+KINDS = {"confirm": "confirmation", "calibrate": "calibration"}  # of a run alone; others are called by their phase
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Study:
 
     Attributes:
         name: of its folder below the results folder: ``tinystories-all-pocket/20260101-000000``.
-        label: its corpus for people; with the folder's name where there are several of a corpus and class.
+        title: its corpus for people.
+        mark: what tells it apart where there are several of a corpus and class.
         runs: phase -> name of the run, as ``name``.
         configs: the config.json of each of those.
         chain: chain.json, None of a run alone.
@@ -33,11 +37,21 @@ class Study:
     """
 
     name: str
-    label: str
+    title: str
     runs: dict[str, str]
     configs: dict[str, dict[str, Any]]
     chain: dict[str, Any] | None
     analysis: Analysis
+    mark: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.title} ({self.mark})" if self.mark else self.title
+
+    @property
+    def lines(self) -> str:
+        """The label in two lines, for a figure."""
+        return f"{self.title}\n{self.mark}".strip()
 
     @property
     def regime(self) -> str:
@@ -46,11 +60,6 @@ class Study:
     @property
     def evidence(self) -> str:
         return self.analysis.experiment.evidence
-
-    @property
-    def title(self) -> str:
-        """The corpus alone."""
-        return self.label.split(" (")[0]
 
     @property
     def held_out(self) -> bool:
@@ -103,29 +112,64 @@ def below(results: Path, name: str) -> Iterator[Path]:
 
 def order(study: Study) -> tuple[int, str, str]:
     known = study.evidence in CLASSES
-    return CLASSES.index(study.evidence) if known else len(CLASSES), study.label, study.name
+    return CLASSES.index(study.evidence) if known else len(CLASSES), study.title, study.name
 
 
 def distinct(studies: Sequence[Study]) -> Iterator[Study]:
-    """The same, with labels that tell studies of one corpus and class apart: by what they are, else by their name."""
-    for _, group in groupby(studies, key=lambda study: (study.evidence, study.label)):
+    """The same, with marks that tell studies of one corpus and class apart.
+
+    Of a run alone its kind and largest model, and of ``FACTS`` no more than it takes; those that no fact tells apart
+    are numbered in the order of their names.
+    """
+    for _, group in groupby(studies, key=lambda study: (study.evidence, study.title)):
         same = list(group)
-        marks = [[kind(study), f"{kind(study)}, {largest(study)}", study.name] for study in same]
-        for number, study in enumerate(same):
-            mark = next(own for own, *others in zip(marks[number], *marks, strict=True) if others.count(own) == 1)
-            yield study if len(same) == 1 else replace(study, label=f"{study.label} ({mark})")
+        marks: list[tuple[str, ...]] = [
+            (kind(study),) if study.chain is not None else (kind(study), largest(study)) for study in same
+        ]
+        for fact in FACTS:
+            facts = [fact(study) for study in same]
+            told: dict[tuple[str, ...], set[str]] = {}
+            for mark, own in zip(marks, facts, strict=True):
+                told.setdefault(mark, set()).add(own)
+            marks = [(*mark, own) if len(told[mark]) > 1 else mark for mark, own in zip(marks, facts, strict=True)]
+        for number, (study, mark) in enumerate(zip(same, marks, strict=True)):
+            words = (*mark, f"run {marks[: number + 1].count(mark)}") if marks.count(mark) > 1 else mark
+            yield study if len(same) == 1 else replace(study, mark=", ".join(words))
 
 
 def kind(study: Study) -> str:
     """What a study is, in a word: a calibration for which a law was frozen is a hold-out."""
     if study.chain is not None:
         return "chain"
-    return "hold-out" if study.held_out else next(iter(study.runs))
+    phase = next(iter(study.runs))
+    return "hold-out" if study.held_out else KINDS.get(phase, phase)
 
 
 def largest(study: Study) -> str:
     table = study.analysis.experiment.table
     return str(table.sort_values("n_params")["model"].iloc[-1])
+
+
+def reach(study: Study, letter: str, column: str) -> str:
+    return f"{letter} = {count_text(study.analysis.experiment.table[column].max())}"
+
+
+def seeds(study: Study) -> str:
+    """``seed 3``, ``seeds 30 to 34``, ``seeds 1, 2 and 5``."""
+    found = sorted(map(int, study.analysis.experiment.table["seed"].unique()))
+    if len(found) == 1:
+        return f"seed {found[0]}"
+    row = found[-1] - found[0] == len(found) - 1 > 1
+    return f"seeds {found[0]} to {found[-1]}" if row else f"seeds {listed(list(map(str, found)))}"
+
+
+# What tells studies of one kind and model apart, the plainest first; chains differ by their models too.
+FACTS: tuple[Callable[[Study], str], ...] = (
+    largest,
+    lambda study: reach(study, "C", "sampled_tokens"),
+    lambda study: reach(study, "U", "unique_tokens"),
+    seeds,
+)
 
 
 def make_study(results: Path, folder: Path, runs: dict[str, Path], chain: dict[str, Any] | None) -> Study:
@@ -137,7 +181,7 @@ def make_study(results: Path, folder: Path, runs: dict[str, Path], chain: dict[s
     regimes = [config["regime"] for config in configs.values() if isinstance(config.get("regime"), dict)]
     return Study(
         name=name_of(folder, results),
-        label=str(regimes[0].get("title") or analysis.experiment.regime) if regimes else analysis.experiment.regime,
+        title=str(regimes[0].get("title") or analysis.experiment.regime) if regimes else analysis.experiment.regime,
         runs={phase: name_of(run, results) for phase, run in runs.items()},
         configs=configs,
         chain=chain,
