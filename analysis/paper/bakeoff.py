@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.bakeoff import CARRIED, judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.bakeoff import Study as Runs
+from analysis.bakeoff import judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
-from analysis.verdict import alike, level_laws, stream_leader, winner
+from analysis.verdict import CARRIED, alike, level_laws, stream_leader, winner
 from tune_dd.errors import UserError
 from tune_dd.laws import REFERENCE_LAW
 
