@@ -20,8 +20,8 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
 
     On cells a form is shown behind where the whole interval of its regret less the reference's lies above 0, and
     ahead where it lies below; on streams it is behind where its mean is higher over those that both ran on. Of several
-    forms the one that leads on most kinds, in its form for streams that leads there. Carried laws have no vote: their
-    cells are those of the other corpora, and the scale was chosen on some of them.
+    forms the one that leads on most kinds, streams being one, in its form for streams that leads there. Carried laws
+    have no vote: their cells are those of the other corpora, and the scale was chosen on some of them.
 
     Args:
         cells: of ``analysis.bakeoff.summarise_cells``.
@@ -34,16 +34,20 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
     ahead = {str(law) for own in kinds.values() for law in own.loc[own["less_high"] < 0, "law"]}
     leads = Counter(law for own in kinds.values() for law in level_laws(own[own["law"].isin(allowed)]))
     fit = sorted(allowed & ahead if kinds else allowed - {REFERENCE_LAW})
-    best = max(fit, key=lambda law: leads[law], default=REFERENCE_LAW)
+    ends = streams.pivot_table(index="run", columns="law", values="against_static") if len(streams) else pd.DataFrame()
+    tried = {LAWS[str(law)].cells for law in ends}
+    if REFERENCE_LAW in ends:
+        ends = ends.loc[:, ~(ends.sub(ends[REFERENCE_LAW], axis=0).mean() > 0)]
+    standing = {str(law): LAWS[str(law)].cells for law in ends}
+    fit = [law for law in fit if law in standing.values() or law not in tried]  # what no stream has seen yet stays
     if len(streams):
-        ends = streams.pivot_table(index="run", columns="law", values="against_static")
-        tried = [str(law) for law in ends if LAWS[str(law)].cells in fit]
-        if REFERENCE_LAW in ends:
-            ends = ends.loc[:, ~(ends.sub(ends[REFERENCE_LAW], axis=0).mean() > 0)]
-        told.append(f"streams: {stream_leader(ends) or 'none'}")
-        standing = [law for law in tried if law in ends]
-        if tried:  # forms that no stream has seen yet are judged by their cells alone
-            best = stream_leader(ends[standing]) or next(iter(standing), REFERENCE_LAW)
+        leader = stream_leader(ends)
+        told.append(f"streams: {leader or 'none'}")
+        leads.update([standing[leader]] if leader else [])
+    best = max(fit, key=lambda law: leads[law], default=REFERENCE_LAW)
+    own = [law for law, cells_form in standing.items() if cells_form == best]
+    if own and best != REFERENCE_LAW:
+        best = stream_leader(ends[own]) or own[0]
     where = ", ".join(told)
     if LAWS[best].cells == REFERENCE_LAW:
         return best, (
@@ -52,7 +56,7 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
         )
     return best, (
         "It is shown ahead of the reference form on cells held out, behind it on no kind of them nor on streams, and "
-        f"leads those that are so (ahead on {where})."
+        f"leads on most kinds among those that are so (ahead on {where})."
     )
 
 

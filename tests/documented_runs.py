@@ -189,6 +189,7 @@ SEARCHES: list[Run] = [
     Run(
         "python -m tune_dd.corpus build owt",
         more="--scale pocket",
+        also=("python -m tune_dd.corpus build REGIME",),
         prints=r"training and .* validation tokens",
         leaves=".cache/*owt*/manifest-*.json",
     ),

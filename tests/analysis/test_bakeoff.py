@@ -169,11 +169,16 @@ def test_on_streams_too_and_compared_where_both_ran() -> None:
 
     ahead = ended(("r", "interaction", -0.03), ("r", "odds_diluted", -0.05))
     assert winner(cells, ahead)[0] == "odds_diluted"
-    assert winner(cells, ahead.assign(against_static=[-0.03, -0.01]))[0] == "interaction"
+    behind_there = ahead.assign(against_static=[-0.03, -0.01])
+    assert winner(cells, behind_there)[0] == "onset", "ahead on cells too, and no stream has seen it"
+    assert winner(cells[cells["law"] != "onset"], behind_there)[0] == "interaction"
     apart = ended(
         ("r", "odds", -0.01), ("r", "onset", -0.03), ("s", "odds", -0.02), ("s", "onset", -0.03), ("t", "odds", -0.10)
     )
-    assert winner(cells, apart)[0] == "onset", "what odds did where onset was not run says nothing of the two"
+    assert "streams: onset)" in winner(cells, apart)[1], "what odds did where onset was not run says nothing of the two"
+    assert winner(cells, apart)[0] == "odds", "it leads on two kinds of cells, and streams are one kind"
+    divided = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.012), onset=(0.012, 0.01))
+    assert winner(divided, apart)[0] == "onset", "level on cells: the streams decide"
     behind = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.01), onset=(0.03, 0.01))
     assert winner(behind, apart)[0] == "odds"
     unseen = ended(("r", "interaction", -0.03), ("r", "separable", -0.05))
