@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import shutil
 from pathlib import Path
@@ -20,21 +19,18 @@ from tune_dd.sweep.suggestions import planned_trials
 
 
 def refuse_lost_journals(run: RunFolder) -> None:
-    """Refuse a run that has results without the journals they come from: it would begin again, its table emptied.
+    """Refuse a run that has results and none of the journals they come from: all would begin again, its table emptied.
+
+    A single journal that is lost is its trial's memory alone, and that trial is trained again to the same rows.
 
     Raises:
-        UserError: metrics.jsonl has rows of trials that have no journal, not even a damaged one.
+        UserError: metrics.jsonl has rows, and there is no journal, not even a damaged one.
     """
     table = run.path / artifacts.METRICS
-    lost = set()
-    for line in table.read_text(encoding="utf-8", errors="replace").splitlines() if table.exists() else ():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn line is written again from the journals
-            lost.add(str(json.loads(line)["trial_id"]))
-    lost -= {path.name.split(".")[0] for path in run.journals.glob(f"*{journal.SUFFIX}*")}
-    if lost:
+    if table.exists() and table.stat().st_size and not any(run.journals.glob(f"*{journal.SUFFIX}*")):
         raise UserError(
-            f"{run.path} is a saved copy or has lost its journals ({len(lost)} trials of {table.name} have none): "
-            "name the run that it was copied from, or restore its journals, or start a new run"
+            f"{run.path} is a saved copy or has lost its journals: name the run that it was copied from, or restore "
+            "its journals, or start a new run"
         )
 
 

@@ -259,11 +259,11 @@ def test_a_run_without_its_journals_is_refused_and_left_as_it_is(
     more = ["--seeds", "1"] if option == "--extend" else []
     assert main([option, str(copy), *more]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "is a saved copy or has lost its journals (4 trials of metrics.jsonl have none)" in line
+    assert "is a saved copy or has lost its journals: name the run that it was copied from" in line
     assert {p: p.read_bytes() for p in copy.rglob("*")} == before
 
 
-def test_a_torn_table_and_a_damaged_journal_are_no_lost_journals(searched, tmp_path: Path) -> None:
+def test_a_torn_table_and_a_damaged_or_lost_journal_do_not_stop_a_search(searched, tmp_path: Path) -> None:
     folder, _ = searched
     (path,) = run_folders(folder)
     copy = RunFolder(tmp_path / "copy")
@@ -271,6 +271,7 @@ def test_a_torn_table_and_a_damaged_journal_are_no_lost_journals(searched, tmp_p
     journal.set_aside(next(copy.journals.glob(f"*{journal.SUFFIX}")))
     with open(copy.path / artifacts.METRICS, "a") as table:
         table.write('{"trial_id": "to')
+    next(copy.journals.glob(f"*{journal.SUFFIX}")).unlink()
     refuse_lost_journals(copy)
 
 
