@@ -22,6 +22,16 @@ from tune_dd.trial import Stage, TrialSpec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Of a program that must run where neither can be imported: what it begins with.
+REFUSE_TORCH_AND_RAY = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'ray'):
+            raise ImportError(f'{name} is refused here')
+sys.meta_path.insert(0, Refuse())
+"""
+
 TINY_REGIME = """
 name = "tiny"
 [corpus]

@@ -10,17 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests_support import REFUSE_TORCH_AND_RAY
 
 from analysis.__main__ import main
-
-REFUSE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'ray'):
-            raise ImportError(f'{name} is refused here')
-sys.meta_path.insert(0, Refuse())
-"""
 
 
 def write_small(synthetic: ModuleType, folder: Path) -> Path:
@@ -33,11 +25,16 @@ def test_the_whole_command_works_where_neither_torch_nor_ray_can_be_imported(
     synthetic: ModuleType, tmp_path: Path
 ) -> None:
     run = write_small(synthetic, tmp_path / "ray_results" / "pydocs-calibrate-pocket" / "2026-01-01_00-00-00")
-    code = REFUSE + "from analysis.__main__ import main\nsys.exit(main(['--bootstrap', '50', '--optuna']))"
+    command = "from analysis.__main__ import main\nsys.exit(main(['--bootstrap', '50', '--optuna']))"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", REFUSE_TORCH_AND_RAY + command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert f"Report: {run / 'report.html'}" in done.stdout

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests_support import REPOSITORY
+from tests_support import REFUSE_TORCH_AND_RAY, REPOSITORY
 
 from analysis.paper import markdown, tex
 from analysis.paper.__main__ import main
@@ -23,13 +23,7 @@ from tune_dd.artifacts import read_json
 from tune_dd.errors import UserError
 
 PAPER = REPOSITORY / "paper" / "dropout_decay_regime_specific_pressure_law.tex"
-REFUSE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'ray'):
-            raise ImportError(f'{name} is refused here')
-sys.meta_path.insert(0, Refuse())
+REFUSE = f"""{REFUSE_TORCH_AND_RAY}
 from analysis.paper.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
