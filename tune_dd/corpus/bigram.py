@@ -23,13 +23,13 @@ def bigram_record(train: npt.NDArray[np.uint16], validation: npt.NDArray[np.uint
     loss from each of ``SIZES`` that the text has.
     """
     n = min(len(train), TRAIN_TOKENS)
+    sizes = [size for size in SIZES if size <= n]
+    losses = {size: bigram_loss(train[:size], validation, vocab_size) for size in {*sizes, n}}
     return {
-        "val_loss": bigram_loss(train[:n], validation, vocab_size),
+        "val_loss": losses[n],
         "train_tokens": n,
         "val_tokens": min(len(validation), VALIDATION_TOKENS),
-        "by_train_tokens": {
-            str(size): bigram_loss(train[:size], validation, vocab_size) for size in SIZES if size <= n
-        },
+        "by_train_tokens": {str(size): losses[size] for size in sizes},
     }
 
 
