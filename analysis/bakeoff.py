@@ -22,7 +22,7 @@ from analysis.holdout import RIVALS
 from analysis.report import calibration_rows
 from analysis.tables import POINT, Experiment
 from analysis.targets import Targets, make_targets, target_draws
-from analysis.texts import compare_texts
+from analysis.texts import Place, compare_texts
 from analysis.verdict import CARRIED
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, REFERENCE_LAW, Array, get_law
@@ -38,7 +38,6 @@ SAME = ["fitted_on", "regime", "model", "unique_tokens", "sampled_tokens"]
 BLOCK = ["regime", "model", "unique_tokens"]
 # What makes a law of one run apply to another: the regime at one scale, under one tokenizer.
 PLACE = ("regime", "scale", "tokenizer_hash")
-Place = tuple[str, str, str]
 CLASS = ["evidence", "device"]
 # Forms of one variable or none, which nobody freezes: they say what the others are worth.
 BASELINES = frozenset({"constant", "x_only", "y_only"})
@@ -140,9 +139,7 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     corpus. Those are judged twice: by the law as it is, and by the law carried to that text (``analysis.carry``), where
     runs of both texts have counted their bigrams. Laws that a calibration leaves undetermined are left out.
     """
-    # Without cells that have one dropout so far, as a run under way has them.
-    tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}
-    cells = {place: make_targets(None, table, seed=seed) for place, table in tables.items()}
+    tables, cells = _calibrated(study, seed)
     held = {place: make_targets(None, calibration_rows(rows)[0], seed=seed) for place, rows in study.holdouts.items()}
     # Of the cells alone: the same for every law that is judged on them.
     floors, held_floors = ({place: _floors(own) for place, own in kept.items()} for kept in (cells, held))
@@ -169,10 +166,15 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
 
 def judge_texts(study: Study, *, law: str = LAWS[DEFAULT_LAW].cells, seed: int = 0) -> pd.DataFrame:
     """Every calibration's law on the cells of the other texts: rows of ``analysis.texts.compare_texts``."""
-    tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}
-    cells = {place: make_targets(None, table, seed=seed) for place, table in tables.items()}
+    tables, cells = _calibrated(study, seed)
     fitted = {place: _fit(table, cells[place], law, seed) for place, table in tables.items()}
     return compare_texts({place: each for place, each in fitted.items() if each is not None}, cells, study.texts)
+
+
+def _calibrated(study: Study, seed: int) -> tuple[dict[Place, pd.DataFrame], dict[Place, Targets]]:
+    """The calibrations' rows, without cells that have one dropout so far, as a run under way has them; their targets."""
+    tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}
+    return tables, {place: make_targets(None, table, seed=seed) for place, table in tables.items()}
 
 
 def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int) -> Coefficients | None:

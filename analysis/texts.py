@@ -14,7 +14,7 @@ from analysis.coefficients import Coefficients
 from analysis.targets import Targets
 from tune_dd.laws import Array
 
-Place = tuple[str, str, str]
+Place = tuple[str, str, str]  # regime, scale, tokenizer's hash: what makes a law of one run apply to another
 # The scales that are tried: two decades, a fiftieth of a decade apart.
 SCALES = np.power(10.0, np.linspace(-1.0, 1.0, 101))
 
