@@ -172,7 +172,7 @@ def judge_texts(study: Study, *, law: str = LAWS[DEFAULT_LAW].cells, seed: int =
 
 
 def _calibrated(study: Study, seed: int) -> tuple[dict[Place, pd.DataFrame], dict[Place, Targets]]:
-    """The calibrations' rows, without cells that have one dropout so far, as a run under way has them; their targets."""
+    """The calibrations' rows, without cells that have one dropout so far (a run under way), and their targets."""
     tables = {place: calibration_rows(rows)[0] for place, rows in study.calibrations.items()}
     return tables, {place: make_targets(None, table, seed=seed) for place, table in tables.items()}
 
