@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from tune_dd import device
+from tune_dd.sweep.loading import no_collection
 from tune_dd.sweep.options import devices_and_threads
 from tune_dd.sweep.plan import Plan, search_hours
 from tune_dd.sweep.progress import format_seconds
@@ -47,7 +48,8 @@ def measure_hours(
 
 
 def _measure(plan: Plan, specs: tuple[TrialSpec, ...], console: Console) -> float:
-    from tune_dd.training import estimate_step_seconds
+    with no_collection():
+        from tune_dd.training import estimate_step_seconds
 
     torch_device = device.open_device(plan.device, plan.n_threads)
     last = {spec.model: spec for spec in specs}  # the largest dropout: masks cost too

@@ -7,6 +7,8 @@ import importlib
 import os
 from pathlib import Path
 
+from tune_dd.sweep.loading import no_collection
+
 MARKS = "TUNE_DD_WORKER_MARKS"  # names the folder of the marks
 _MODULES = ("tune_dd.trainable", "ray.tune", "tune_dd.sweep.worker")
 
@@ -17,7 +19,8 @@ def started(folder: str) -> int:
 
 
 if MARKS in os.environ:
-    for _name in _MODULES:
-        importlib.import_module(_name)
+    with no_collection():
+        for _name in _MODULES:
+            importlib.import_module(_name)
     with contextlib.suppress(OSError):
         Path(os.environ[MARKS], f"worker-{os.getpid()}").touch()
