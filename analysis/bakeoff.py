@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from analysis.carry import Text, carry, comparable, text_of
 from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
-from analysis.holdout import RIVALS
+from analysis.holdout import BASELINES, RIVALS
 from analysis.report import calibration_rows
 from analysis.tables import POINT, Experiment
 from analysis.targets import Targets, make_targets, target_draws
@@ -39,8 +39,6 @@ BLOCK = ["regime", "model", "unique_tokens"]
 # What makes a law of one run apply to another: the regime at one scale, under one tokenizer.
 PLACE = ("regime", "scale", "tokenizer_hash")
 CLASS = ["evidence", "device"]
-# Forms of one variable or none, which nobody freezes: they say what the others are worth.
-BASELINES = frozenset({"constant", "x_only", "y_only"})
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
             fitted = _fit(table, cells[place], law, seed)
             if fitted is None:
                 continue
-            if place in held and law in study.frozen[place] | BASELINES:
+            if place in held and law in study.frozen[place].union(BASELINES):
                 rows += _judge(
                     fitted, held[place], held_floors[place], lambda *cell, known=cells[place]: _kind(known, *cell)
                 )

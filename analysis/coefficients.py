@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from analysis import robust
 from analysis.curves import coordinate
 from analysis.misfit import discrepancy, freedom, problem_of
-from analysis.targets import Targets, check_rank, folds, make_targets, target_draws
+from analysis.targets import Targets, bounded, check_rank, folds, make_targets, target_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import REFERENCE_LAW, Array, Law, design_rank, get_law
 
@@ -193,14 +193,16 @@ def fit_law(
             unknown law, or a table that ``check_table`` refuses.
     """
     form = get_law(law)
-    targets = targets or make_targets(selection, table, seed=seed)
+    every = targets or make_targets(selection, table, seed=seed)
+    targets = every.bounded(form.fit_max)
     notes = []
     try:
         rank, condition = check_rank(targets, form)
     except UserError as error:
-        if fallback is None or not targets.point.any():
+        if fallback is None or not every.point.any():
             raise
         form = get_law(fallback)
+        targets = every.bounded(form.fit_max)
         rank, condition = check_rank(targets, form)
         notes.append(f"fitted {form.name} instead of {law}: {str(error).split(':')[0]}")
     known = all(fit.noise.known for fit in targets.fits)
@@ -218,7 +220,7 @@ def fit_law(
     draws = np.empty((0, len(beta)))
     intervals = dict.fromkeys(form.coefficients, (math.nan, math.nan))
     if known:
-        draws = _bootstrap(targets, problem, beta, predicted, missed_by, n_bootstrap, rng)
+        draws = _bootstrap(targets, problem, form.fit_max, beta, predicted, missed_by, n_bootstrap, rng)
         ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
         intervals = {name: (low, high) for name, (low, high) in zip(form.coefficients, ends.tolist(), strict=True)}
     left_out = _leave_out(targets, problem, beta, folds(targets))
@@ -282,6 +284,7 @@ def _only(table: pd.DataFrame, column: str, targets: Targets) -> str:
 def _bootstrap(
     targets: Targets,
     problem: robust.Problem,
+    fit_max: float,
     beta: Array,
     predicted: Array,
     missed_by: float,
@@ -305,6 +308,7 @@ def _bootstrap(
         miss = np.where(targets.point, miss * share, 0.0)
         signs = rng.choice(WEBB, size=(n_bootstrap, int(targets.block.max()) + 1))
         dropout = dropout + miss * signs[:, targets.block]
+    dropout, side = bounded(dropout, side, fit_max)
     z = coordinate(np.clip(dropout, 0.0, 1.0))
     mask = np.ones((n_bootstrap, n))
     # The clamp leaves several basins: each draw starts from the estimate and from its own linear fit.

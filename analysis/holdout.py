@@ -19,7 +19,8 @@ from tune_dd.errors import UserError
 from tune_dd.laws import REFERENCE_LAW, Array, design_rank, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
-RIVALS = ("constant", "x_only", "y_only", "first_order", "interaction", "separable", "odds", "onset", "pinned")
+BASELINES = ("constant", "x_only", "y_only")  # of one variable or none: they say what the others are worth
+RIVALS = (*BASELINES, "first_order", "interaction", "separable", "odds", "onset", "pinned", "saturating")
 
 
 def leave_one_cell_out(
@@ -122,6 +123,7 @@ def _predict_level(targets: Targets, law: str, by: str, level: int | None, seed:
     if not held.any():
         raise UserError(f"no cell has {by}={level}: choose one of {', '.join(f'{v:.0f}' for v in np.unique(values))}")
     form = get_law(law)
+    targets = targets.bounded(form.fit_max)
     mask = (~held).astype(np.float64)
     problem = problem_of(targets, form, seed=seed, mask=mask)
     predicted = np.full(len(targets), np.nan)
@@ -134,7 +136,9 @@ def _predict_level(targets: Targets, law: str, by: str, level: int | None, seed:
 
 def _predict_folds(targets: Targets, law: str, seed: int) -> pd.DataFrame:
     """Predict each cell by the law fitted without its fold. That hardly moves the fit: the whole table's is refined."""
-    problem = problem_of(targets, get_law(law), seed=seed)
+    form = get_law(law)
+    targets = targets.bounded(form.fit_max)
+    problem = problem_of(targets, form, seed=seed)
     predicted = np.full(len(targets), np.nan)
     fold = folds(targets)
     mask = (fold != np.unique(fold)[:, None]).astype(np.float64)
@@ -158,6 +162,7 @@ def _determined(design: Array) -> bool:
 def _held_out(targets: Targets, predicted: Array, held: NDArray[np.int64]) -> pd.DataFrame:
     """The columns of ``leave_one_cell_out`` for the cells held out, by their numbers."""
     fits = [targets.fits[i] for i in held]
+    target = np.array([fit.target for fit in fits])
     regret = [float(fit.regret(p)) for fit, p in zip(fits, predicted[held], strict=True)]
     return pd.DataFrame(
         {
@@ -166,9 +171,9 @@ def _held_out(targets: Targets, predicted: Array, held: NDArray[np.int64]) -> pd
             "unique_tokens": [fit.unique_tokens for fit in fits],
             "sampled_tokens": [fit.sampled_tokens for fit in fits],
             "status": [fit.status for fit in fits],
-            "target": targets.dropout[held],
+            "target": target,
             "predicted": predicted[held],
-            "error": (predicted - targets.dropout)[held],
+            "error": predicted[held] - target,
             "regret": regret,
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -37,11 +37,11 @@ class Targets:
         width: distance in z = sqrt(p + 0.1) at which the fitted loss is one paired standard error above its
             minimum: flat cells are wide and so weigh little.
         start_weight: 1 / (w^2 + sd^2), w the plateau's half-width floored at a third of a grid step; only the
-            interior cells have one, the others 0. ``draw_weight`` is the same without that last clause, for
-            bootstrap draws in which another set of cells is interior.
+            cells of ``point`` have one, the others 0. ``draw_weight`` is the same without that last clause, for
+            bootstrap draws in which ``point`` holds of other cells.
         side: 0 for a target, -1 for a censored-low cell (only dropouts above its target cost), +1 for a
             censored-high one (only those below).
-        point: whether the cell's optimum is one (status interior).
+        point: whether the cell's optimum is a target: its status is interior, and a law asks for it (``bounded``).
         block: index of the cell's (phase, model, U): its read-outs are of the same trials.
         replicated: whether the noise comes from replicates; if not, from ``curve_noise``, or it is unknown.
     """
@@ -67,6 +67,18 @@ class Targets:
     @property
     def z(self) -> Array:
         return coordinate(self.dropout)
+
+    def bounded(self, most: float) -> Targets:
+        """The targets as a form of that ``fit_max`` is fitted to them: optima above it as bounds there."""
+        dropout, side = bounded(self.dropout, self.side, most)
+        target = side == 0
+        return replace(
+            self,
+            dropout=dropout,
+            side=side,
+            point=self.point & target,
+            start_weight=np.where(target, self.start_weight, 0.0),
+        )
 
 
 def make_targets(selection: pd.DataFrame | None, table: pd.DataFrame, *, seed: int = 0) -> Targets:
@@ -124,14 +136,9 @@ def curve_noise(cells: Sequence[Cell]) -> dict[Key, Noise]:
 
 
 def _assemble(cells: list[Cell], fits: list[CellFit], replicated: bool) -> Targets:
-    side = np.zeros(len(fits), dtype=np.int64)
-    dropout, width, weight = (np.zeros(len(fits)) for _ in range(3))
+    dropout, side = _optima(fits)
+    width, weight = np.zeros(len(fits)), np.zeros(len(fits))
     for i, fit in enumerate(fits):
-        dropout[i] = fit.target
-        if fit.status == "censored_low":
-            side[i] = -1
-        elif fit.status == "censored_high":
-            side[i] = 1
         width[i] = _width(fit)
         half = (fit.plateau[-1] - fit.plateau[0]) / 2 if fit.plateau else 0.0
         sd = fit.target_sd if np.isfinite(fit.target_sd) else 0.0
@@ -153,6 +160,18 @@ def _assemble(cells: list[Cell], fits: list[CellFit], replicated: bool) -> Targe
         block=np.array([blocks[cell.key[1:5]] for cell in cells], dtype=np.int64),
         replicated=replicated,
     )
+
+
+def _optima(fits: Sequence[CellFit]) -> tuple[Array, NDArray[np.int64]]:
+    """(n,) each cell's fitted optimum, and on which side its grid bounds it."""
+    sides = {"censored_low": -1, "censored_high": 1}
+    return np.array([fit.target for fit in fits]), np.array([sides.get(fit.status, 0) for fit in fits], dtype=np.int64)
+
+
+def bounded(dropout: Array, side: NDArray[np.int64], most: float) -> tuple[Array, NDArray[np.int64]]:
+    """Dropout and side, of any shape, with the optima above ``most`` as bounds there."""
+    over = (dropout > most) & (side >= 0)
+    return np.where(over, most, dropout), np.where(over, 1, side)
 
 
 def _grid_step(fit: CellFit) -> float:
@@ -212,8 +231,8 @@ def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -
     """
     correlation = noise_correlation(targets)
     common: dict[tuple[int, float], Array] = {}
-    result = np.tile(targets.dropout, (n_bootstrap, 1))
-    side = np.tile(targets.side, (n_bootstrap, 1))
+    optimum, bound = _optima(targets.fits)
+    result, side = np.tile(optimum, (n_bootstrap, 1)), np.tile(bound, (n_bootstrap, 1))
     for i, (cell, fit, block) in enumerate(zip(targets.cells, targets.fits, targets.block, strict=True)):
         own = rng.standard_normal((n_bootstrap, len(cell.dropouts)))
         if not fit.noise.known or not can_fit(len(cell.dropouts), 2):
@@ -252,6 +271,11 @@ def check_rank(targets: Targets, law: Law) -> tuple[int, float]:
     """
     needed = len(law.coefficients)
     n = int(targets.point.sum())
+    if n == 0 and any(fit.status == "interior" for fit in targets.fits):
+        raise UserError(
+            f"every interior optimum lies above {law.fit_max:g}, where the {law.name} law bends: add larger prefixes "
+            "or earlier read-outs"
+        )
     if n == 0:
         raise UserError(
             f"none of the {len(targets)} cells has an interior optimum: widen the dropout grid, or train longer "

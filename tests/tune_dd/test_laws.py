@@ -10,6 +10,7 @@ from tune_dd.laws import (
     P_MIN,
     PINNED_ONSET,
     PINNED_SLOPE,
+    SATURATION,
     Law,
     design_rank,
     get_law,
@@ -84,10 +85,24 @@ def test_unknown_law_and_bad_quantities_are_refused() -> None:
         get_law("interaction").dropout(INTERACTION, 1e5, 0, 1e5)
 
 
+def test_the_saturating_form_is_the_pinned_one_where_dropout_is_small_and_bends_towards_the_clamp() -> None:
+    saturating, pinned, coefficients = get_law("saturating"), get_law("pinned"), {"B": 1.0, "C0": -5.5}
+    p, u = 163_840, np.geomspace(2_000, 200_000, 40)
+    straight = pinned.predictor(coefficients, p, u, 262_144)
+    bent = saturating.dropout(coefficients, p, u, 262_144)
+    np.testing.assert_allclose(bent, np.maximum(P_MAX * np.tanh(straight / P_MAX), 0.0))
+    small, large = (straight > 0) & (straight < 0.1), straight > 0.65
+    assert small.any()
+    assert large.any()
+    np.testing.assert_allclose(bent[small], straight[small], rtol=0.01)
+    assert ((bent[large] > 0.45) & (bent[large] < P_MAX)).all()
+    assert get_law("saturating_capped").at_most(5, P_MAX) == 0.5
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_link_and_inverse_belong_together_and_the_slope_is_the_rates(name: str) -> None:
     law = LAWS[name]
-    rates = np.linspace(0.02, 0.9, 12)
+    rates = np.linspace(0.02, 0.6 if law.link is SATURATION else 0.9, 12)
     raw = np.array([law.predictor_of(rate) for rate in rates])
     np.testing.assert_allclose(law.link.rate(raw), rates, rtol=1e-12)
     rise = (law.link.rate(raw + 1e-6) - law.link.rate(raw - 1e-6)) / 2e-6
@@ -116,6 +131,7 @@ def test_a_diluted_law_is_fitted_as_the_one_that_it_dilutes() -> None:
         base = LAWS[law.cells]
         assert base.cells == base.name
         assert (law.coefficients, law.columns, law.link) == (base.coefficients, base.columns, base.link)
+        assert law.fit_max == base.fit_max
         assert law.scale is base.scale
         assert (law.dilution > 0 or law.stream_max < P_MAX) == (law is not base)
 
