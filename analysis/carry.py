@@ -3,8 +3,8 @@
 Between the texts that we measured, one number is the difference: a law calibrated on one of them holds on another
 if U of that other text is multiplied by a scale of its own. The scale follows the validation loss b of a bigram
 model (``tune_dd.corpus.bigram``), which is counted when a text is tokenized: ``log10(scale) = 0.36 (b of the
-calibrated text - b of the other)``. A text that surprises less counts for more. Of four texts that the rule was not made
-on it was off by a tenth of a decade or more on two: a start, not a calibration (docs/methodology.md, section 7).
+calibrated text - b of the other)``. A text that surprises less counts for more. Of four texts that the rule was not
+made on it was off by a tenth of a decade or more on two: a start, not a calibration (docs/methodology.md, section 7).
 """
 
 from __future__ import annotations
