@@ -34,7 +34,7 @@ class Coefficients:
         coefficients: name -> value, unrounded, in the law's order.
         intervals: name -> 95 % interval; NaN (null in JSON) where nothing tells the noise, as in ``notes``.
         rank, condition_number: of the design over the interior cells (``tune_dd.laws.design_rank``).
-        n_cells: interior cells, that is points of the fit; ``cells`` lists the censored and flat ones too.
+        n_cells: cells whose optimum the law is fitted to; ``cells`` lists those too that bound it, and flat ones.
         rmse: root mean square of law less target over the interior cells, dropout.
         loo_rmse, loo_regret: the same for cells left out of the fit, and their mean regret in nats; None
             where leaving a cell out leaves the law undetermined.

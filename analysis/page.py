@@ -210,7 +210,7 @@ def law_part(analysis: Analysis, shown: Shown) -> str:
     ]
     quality = {
         "Form": f"p = {coefficients.form.formula}, held to [{coefficients.p_min:g}, {coefficients.p_max:g}]",
-        "Cells": f"{coefficients.n_cells} with an interior optimum, {len(coefficients.cells)} in all",
+        "Cells": f"{coefficients.n_cells} whose optimum it is fitted to, {len(coefficients.cells)} in all",
         "Design": f"rank {coefficients.rank}, condition number {coefficients.condition_number:.1f}",
         "Error on the cells fitted": f"{coefficients.rmse:.4f} in dropout (root mean square)",
     }

@@ -218,10 +218,10 @@ def left_out_sentence(coefficients: Coefficients) -> str:
     """The two errors on a cell left out, each with the cells that it is over; empty where they are unknown."""
     if coefficients.loo_rmse is None or coefficients.loo_regret is None:
         return ""
-    interior, n = coefficients.n_cells, len(coefficients.cells)
+    fitted, n = coefficients.n_cells, len(coefficients.cells)
     return (
         f"For a cell left out of the fit, while other read-outs of the same trials stay in it, the law is off by "
-        f"{coefficients.loo_rmse:.3f} in dropout (root mean square over the {interior} cells with an optimum inside), "
-        f"and its dropout costs {coefficients.loo_regret:.4f} nats per token more than the best one (mean over all "
-        f"{n} cells)."
+        f"{coefficients.loo_rmse:.3f} in dropout (root mean square over the {fitted} cells whose optimum it is fitted "
+        f"to), and its dropout costs {coefficients.loo_regret:.4f} nats per token more than the best one (mean over "
+        f"all {n} cells)."
     )

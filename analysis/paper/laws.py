@@ -78,8 +78,8 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
         name=f"laws-{evidence}",
         caption=(
             f"The fitted laws (where no other form is named, {default}): coefficients with intervals at the 95 % "
-            "level, interior cells of all, root mean square miss on the interior cells (dropout), scatter of the cells "
-            f"about the law beyond noise (standard deviation, dropout). {class_words(studies)}",
+            "level, cells whose optimum it is fitted to of all, root mean square miss on the former (dropout), scatter "
+            f"of the cells about the law beyond noise (standard deviation, dropout). {class_words(studies)}",
         ),
         header=("corpus", *(name.replace("_", " ") for name in names), "cells", "miss", "scatter"),
         align="l" + "l" * len(names) + "lrr",

@@ -121,7 +121,7 @@ def test_the_law_warns_of_one_size_first_and_keeps_its_two_errors_apart(syntheti
     law = fit_law(None, table, n_bootstrap=20)
     text = law_sentence(law)
     assert text.startswith("For models of P = 164k only, since one size cannot tell how dropout depends on P")
-    assert f"off by {law.loo_rmse:.3f} in dropout (root mean square over the {law.n_cells} cells with an opti" in text
+    assert f"off by {law.loo_rmse:.3f} in dropout (root mean square over the {law.n_cells} cells whose optimu" in text
     assert f"costs {law.loo_regret:.4f} nats per token more than the best one (mean over all 20 cells)" in text
     assert "other read-outs of the same trials stay in it" in text
     assert law.n_cells < 20

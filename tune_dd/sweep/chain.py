@@ -12,7 +12,7 @@ import datetime
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from search_spaces.model_screen import partners
-from tune_dd import artifacts
+from tune_dd import artifacts, schedule
 from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec
 from tune_dd.sweep.manage import crashed_rest, is_finished, refuse_lost_journals
 from tune_dd.sweep.options import CHAINED, NEWEST, choose_regime, parse, repeated, scale_name
-from tune_dd.sweep.phases import ADAPTIVE_OPTIONS, DECISION, SUGGESTING
+from tune_dd.sweep.phases import ADAPTIVE_OPTIONS, DECISION, SUGGESTING, read_anchors
 from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder, shown_path
 
 CHAIN = "chain.json"
@@ -72,9 +72,16 @@ class Chain:
     finished: bool = False
 
     @classmethod
-    def of(cls, args: argparse.Namespace, path: Path) -> Chain:
-        """A new one, not written yet."""
-        return cls(path, repeated(args), args.anchors or [], args.models, args.law[0] if args.law else None, {}, [])
+    def of(cls, args: argparse.Namespace) -> Chain:
+        """A new one, without a folder yet.
+
+        Raises:
+            UserError: the regime has no such scale, or a path by hand is none of the stream that the chain ends with.
+        """
+        stages = len(choose_regime(args).scale(scale_name(args)).prefixes_of_stream)
+        for name, by_hand in read_anchors(args.anchors).items():
+            schedule.anchors(name, by_hand, stages)
+        return cls(Path(), repeated(args), args.anchors or [], args.models, args.law[0] if args.law else None, {}, [])
 
     def write(self) -> None:
         artifacts.write_json(
@@ -149,7 +156,7 @@ def refuse_in_chain(args: argparse.Namespace) -> None:
 
 def show_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -> int:
     """The plans of a chain's phases as far as they are known; nothing is written."""
-    chain = _find(args) if args.resume else Chain.of(args, Path())
+    chain = _find(args) if args.resume else Chain.of(args)
     begun = parse(chain.options)
     screened = [entry["chosen"] for entry in chain.decisions if entry["step"] == "screen" and entry["chosen"]]
     model = screened[0] if screened else choose_regime(begun).scale(scale_name(begun)).models[-1].name
@@ -192,10 +199,9 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
 
 
 def _new(args: argparse.Namespace) -> Chain:
-    regime = choose_regime(args)
-    regime.scale(scale_name(args))
-    path = make_folder(Path(args.storage).absolute(), group_name(regime.name, "all", scale_name(args)))
-    chain = Chain.of(args, path)
+    chain = Chain.of(args)
+    group = group_name(choose_regime(args).name, "all", scale_name(args))
+    chain = replace(chain, path=make_folder(Path(args.storage).absolute(), group))
     chain.write()
     return chain
 
@@ -293,7 +299,7 @@ def _fit(chain: Chain) -> Path | None:
             return None
     law = artifacts.read_json(file)
     terms = ", ".join(f"{name} = {value:.4g}" for name, value in sorted(law["coefficients"].items()))
-    chain.decide("law", law["law"], f"{terms}, from {law['n_cells']} interior cells")
+    chain.decide("law", law["law"], f"{terms}, from the optima of {law['n_cells']} cells")
     return file
 
 

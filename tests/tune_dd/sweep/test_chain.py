@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -220,6 +221,8 @@ def test_what_is_built_on_a_chain_in_the_order_of_the_documents(chain: tuple[Pat
         (["--resume"], "no unfinished chain tiny-all-*"),
         (["--resume", "nowhere"], "nowhere/chain.json is missing"),
         (["--scale", "huge"], "--scale"),
+        (["--anchors", "down=0.4,0.2,0.1"], "3 values for 2 stages"),
+        (["--anchors", "high,low"], "give a dropout per stage"),
     ],
 )
 def test_what_a_chain_refuses(
@@ -267,7 +270,7 @@ def test_a_dry_run_of_a_chain_to_go_on_with_plans_the_chain_s_own_options(
     path = tmp_path / "ray_results" / "tiny-all-pocket" / "20260101-000000"
     path.mkdir(parents=True)
     args = parse([TINY, "--scale", "pocket", "--device", "cpu", "--phase", "all", "--models", "L1_H2_D16"])
-    state = Chain.of(args, path)
+    state = replace(Chain.of(args), path=path)
     state.write()
     state.decide("screen", "L1_H2_D32", "for a test")
     before = sorted(tmp_path.rglob("*"))
