@@ -4,7 +4,7 @@
     python -m analysis RUN [RUN ...]         # these, together
     python -m analysis advise --coefficients RUN/coefficients.json \\
         --params 31e6 --unique-tokens 1e6 --sampled-tokens 8e6
-    python -m analysis carry RUN TEXT --out FOLDER    # RUN's law for a text that nothing was trained on
+    python -m analysis carry RUN TEXT --out FOLDER    # RUN's law for another text, by a few trials there or none
     python -m analysis laws RUN [RUN ...]    # which form of law holds beyond what it was fitted to
     python -m analysis save RUN_OR_CHAIN     # keep what it found under ray_results/saved/
     python -m analysis.paper                 # tables, figures and numbers of paper/ from what is saved
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return advise_command(arguments[1:])
         if arguments[:1] == ["carry"]:
-            from analysis.carry import carry_command
+            from analysis.carry_command import carry_command
 
             return carry_command(arguments[1:])
         if arguments[:1] == ["laws"]:

@@ -7,6 +7,7 @@ streams. Interpolation does not decide: at pocket scale the form that interpolat
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,24 +16,27 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.carry import Text, carry, comparable, text_of
+from analysis.carry import Text, carry, comparable, scaled, text_of
 from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.holdout import BASELINES, RIVALS
+from analysis.pilot import Split, measure_scale, split
 from analysis.report import calibration_rows
 from analysis.tables import POINT, Experiment
 from analysis.targets import Targets, make_targets, target_draws
 from analysis.texts import Place, compare_texts
-from analysis.verdict import CARRIED
+from analysis.verdict import CARRIED, PILOTED
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, REFERENCE_LAW, Array, get_law
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
 ANOTHER = "another corpus"
-CELL_KINDS = (*BEYOND.values(), ANOTHER, CARRIED)
+CELL_KINDS = (*BEYOND.values(), ANOTHER, CARRIED, PILOTED)
 # Draws behind the interval of a mean regret, and behind a cell's floor.
 DRAWS, FLOOR_DRAWS = 2000, 400
+# Draws behind the interval of a scale that a pilot measures.
+PILOT_DRAWS = 200
 # What makes two rows of one cell's, by two laws, and what makes cells err together.
 SAME = ["fitted_on", "regime", "model", "unique_tokens", "sampled_tokens"]
 BLOCK = ["regime", "model", "unique_tokens"]
@@ -134,13 +138,17 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     cell's own optimum, drawn anew from its noise and held to the clamp: what a law that knew it would be charged).
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
-    corpus. Those are judged twice: by the law as it is, and by the law carried to that text (``analysis.carry``), where
-    runs of both texts have counted their bigrams. Laws that a calibration leaves undetermined are left out.
+    corpus. Those are judged by the law as it is, by the law carried to that text by its bigrams (``analysis.carry``),
+    where runs of both texts have counted them, and by the law carried by a pilot (``analysis.pilot``), a few trials of
+    that text's calibration: all on the seeds that the pilot does not have. Laws that a calibration leaves undetermined
+    are left out.
     """
     tables, cells = _calibrated(study, seed)
+    others = {place: split(table, seed=seed) for place, table in tables.items()}
     held = {place: make_targets(None, calibration_rows(rows)[0], seed=seed) for place, rows in study.holdouts.items()}
     # Of the cells alone: the same for every law that is judged on them.
-    floors, held_floors = ({place: _floors(own) for place, own in kept.items()} for kept in (cells, held))
+    floors = {place: _floors(own.cells) for place, own in others.items()}
+    held_floors = {place: _floors(own) for place, own in held.items()}
     rows = []
     for place, table in tables.items():
         for law in laws:
@@ -151,22 +159,33 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
                 rows += _judge(
                     fitted, held[place], held_floors[place], lambda *cell, known=cells[place]: _kind(known, *cell)
                 )
-            for other, targets in cells.items():
+            for other, own in others.items():
                 if other[0] == place[0] or other[1] != place[1]:
                     continue
-                rows += _judge(fitted, targets, floors[other], lambda *cell: ANOTHER)
-                here, there = study.texts.get(place), study.texts.get(other)
-                if here is not None and there is not None and comparable(here, there):
-                    carried = carry(fitted, here, there)
-                    rows += _judge(carried, targets, floors[other], lambda *cell: CARRIED, fitted_on=place[0])
+                for kind, as_there in _ways(fitted, own, study.texts.get(place), study.texts.get(other)).items():
+                    rows += _judge(
+                        as_there, own.cells, floors[other], lambda *cell, kind=kind: kind, fitted_on=place[0]
+                    )
     return pd.DataFrame(rows)
+
+
+def _ways(fitted: Coefficients, other: Split, here: Text | None, there: Text | None) -> dict[str, Coefficients]:
+    """Kind of hold-out -> the law of one text as it is judged on another."""
+    ways = {ANOTHER: fitted}
+    if here is not None and there is not None and comparable(here, there):
+        ways[CARRIED] = carry(fitted, here, there)
+    if other.pilot is not None:
+        with contextlib.suppress(UserError):  # it tells this form nothing
+            ways[PILOTED] = scaled(fitted, measure_scale(fitted, other.pilot)[0])
+    return ways
 
 
 def judge_texts(study: Study, *, law: str = LAWS[DEFAULT_LAW].cells, seed: int = 0) -> pd.DataFrame:
     """Every calibration's law on the cells of the other texts: rows of ``analysis.texts.compare_texts``."""
     tables, cells = _calibrated(study, seed)
-    fitted = {place: _fit(table, cells[place], law, seed) for place, table in tables.items()}
-    return compare_texts({place: each for place, each in fitted.items() if each is not None}, cells, study.texts)
+    fitted = {place: _fit(table, cells[place], law, seed, n_bootstrap=PILOT_DRAWS) for place, table in tables.items()}
+    others = {place: split(table, seed=seed) for place, table in tables.items()}
+    return compare_texts({place: each for place, each in fitted.items() if each is not None}, others, study.texts)
 
 
 def _calibrated(study: Study, seed: int) -> tuple[dict[Place, pd.DataFrame], dict[Place, Targets]]:
@@ -175,9 +194,9 @@ def _calibrated(study: Study, seed: int) -> tuple[dict[Place, pd.DataFrame], dic
     return tables, {place: make_targets(None, table, seed=seed) for place, table in tables.items()}
 
 
-def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int) -> Coefficients | None:
+def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int, *, n_bootstrap: int = 1) -> Coefficients | None:
     try:
-        return fit_law(None, table, law=law, n_bootstrap=1, seed=seed, targets=targets)
+        return fit_law(None, table, law=law, n_bootstrap=n_bootstrap, seed=seed, targets=targets)
     except UserError:
         return None
 

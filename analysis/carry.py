@@ -1,28 +1,24 @@
-"""A law for a text that nothing was trained on: ``python -m analysis carry``.
+"""What one text is to another, and a law carried to a text that nothing was trained on.
 
 Between the texts that we measured, one number is the difference: a law calibrated on one of them holds on another
-if U of that other text is multiplied by a scale of its own. The scale follows the validation loss b of a bigram
-model (``tune_dd.corpus.bigram``), which is counted when a text is tokenized: ``log10(scale) = 0.36 (b of the
-calibrated text - b of the other)``. A text that surprises less counts for more. Of four texts that the rule was not
-made on it was off by a tenth of a decade or more on two: a start, not a calibration (docs/methodology.md, section 7).
+if U of that other text is multiplied by a scale of its own. A dozen of small trials there measure it
+(``analysis.pilot``). Without them it is foretold by the validation loss b of a bigram model
+(``tune_dd.corpus.bigram``), which is counted when a text is tokenized: ``log10(scale) = 0.36 (b of the calibrated
+text - b of the other)``. A text that surprises less counts for more. Of four texts that the rule was not made on it was
+off by a tenth of a decade or more on two: a start, and no more (docs/methodology.md, section 7).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.advise import read_coefficients
 from analysis.coefficients import LEVEL, Coefficients
-from analysis.report import make_folder
-from analysis.saved import CHAIN
-from tune_dd.arguments import OneLineParser
-from tune_dd.artifacts import CONFIG, read_json, write_json
 from tune_dd.errors import UserError
+from tune_dd.laws import Array
 
 # Ours, decades of U per nat: the slope over seven texts (docs/methodology.md, section 7), whose bigram losses lay
 # between these at this vocabulary. Of four texts looked at later it told two; one that it missed lies far below them.
@@ -103,13 +99,13 @@ def unique_scale(calibrated: Text, other: Text) -> float:
 
 
 def carry(fitted: Coefficients, calibrated: Text, other: Text) -> Coefficients:
-    """The law of one text as a law of another, with its draws and cells in the other text's U."""
+    """The law of one text as a law of another whose scale is foretold by their bigrams.
+
+    Raises:
+        UserError: their losses do not compare.
+    """
     scale = unique_scale(calibrated, other)
     here, there = compared(calibrated, other)
-    change = fitted.form.change_of_scale(scale)
-    draws = np.array(fitted.draws).reshape(-1, len(change)) @ change.T
-    ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T if len(draws) else None
-    names = fitted.form.coefficients
     notes = [
         f"carried from {calibrated.regime} by bigram loss ({here:.3f} there and {there:.3f} here, nats per token): U "
         f"counts {scale:.2f} times; nothing was trained on this text, and the intervals hold no doubt about that scale"
@@ -121,92 +117,34 @@ def carry(fitted: Coefficients, calibrated: Text, other: Text) -> Coefficients:
             f"{MEASURED_VOCABULARY}: these texts lie outside, and their scale is a guess"
         )
     return replace(
-        fitted,
+        scaled(fitted, scale),
         regime=other.regime,
-        coefficients=fitted.form.carried(fitted.coefficients, scale),
-        intervals=fitted.intervals if ends is None else dict(zip(names, map(tuple, ends.tolist()), strict=True)),
-        draws=tuple(tuple(draw) for draw in draws.tolist()),
-        cells=tuple(cell | {"unique_tokens": cell["unique_tokens"] / scale} for cell in fitted.cells),
         tokenizer_hash=other.tokenizer_hash,
         corpus_hash=other.corpus_hash,
-        notes=(*notes, *fitted.notes),
-        held_out=(),
         carried_from=calibrated.regime,
+        notes=(*notes, *fitted.notes),
     )
 
 
-def read_text(place: Path) -> Text:
-    """The text of a run, of a chain, or of a token cache: its folder, or its manifest where it has several.
+def scaled(fitted: Coefficients, scale: float, scales: Array | None = None) -> Coefficients:
+    """What a law says of U, as coefficients that say it of ``U / scale``, with its draws and cells.
 
-    Raises:
-        UserError: it is none of them, is damaged, or was made before bigrams were counted.
+    Args:
+        scales: (B,) the scale of each of the law's draws, where the scale is in doubt too.
     """
-    try:
-        text = text_of(_config(place))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{place} is damaged ({error!r}): name another run, or build the cache anew") from None
-    if text is None:
-        raise UserError(
-            f"{place} is from before bigrams were counted: build its text with `python -m tune_dd.corpus build` and "
-            "name that cache (for a RUN by --calibrated-on)"
-        )
-    return text
-
-
-def _config(place: Path) -> Any:
-    """What config.json says of a run, or would say of a cache."""
-    if place.is_file():
-        return _of_cache(place)
-    if (place / CHAIN).is_file():
-        return read_json(place / read_json(place / CHAIN)["runs"]["calibrate"] / CONFIG)
-    if (place / CONFIG).is_file():
-        return read_json(place / CONFIG)
-    manifests = sorted(place.glob("manifest-v*.json"))
-    if len(manifests) == 1:
-        return _of_cache(manifests[0])
-    if manifests:
-        raise UserError(f"{place} is the cache of several vocabularies: name one, such as {manifests[0]}")
-    raise UserError(f"{place} is neither a run nor a token cache: name one of them")
-
-
-def _of_cache(file: Path) -> dict[str, Any]:
-    """The folder of a cache is named by its regime; that of the extrapolation ends in another way."""
-    manifest = read_json(file)
-    hashes = {name.split("-")[0]: entry["sha256"][:16] for name, entry in manifest["files"].items()}
-    data = {"manifest": manifest, "tokenizer_hash": hashes["tokenizer"], "corpus_hash": hashes["tokens"]}
-    return {"regime": {"name": file.parent.name.removeprefix("dropout_decay_").removesuffix("_8m")}, "data": data}
-
-
-def carry_command(arguments: Sequence[str]) -> int:
-    """``python -m analysis carry``: write coefficients.json for the other text, and say what the scale is."""
-    options = parser().parse_args(arguments)
-    fitted = read_coefficients(options.coefficients)
-    home = options.calibrated_on or options.coefficients
-    calibrated, other = read_text(home), read_text(options.text)
-    if fitted.tokenizer_hash not in ("", calibrated.tokenizer_hash):
-        raise UserError(
-            f"{options.coefficients} was not fitted on the text of {home} as it is tokenized there: name a run on its "
-            "own text with --calibrated-on"
-        )
-    carried = carry(fitted, calibrated, replace(other, regime=options.regime or other.regime))
-    if (options.out / CONFIG).exists() or (options.out / CHAIN).exists():
-        raise UserError(f"{options.out} is a run with coefficients of its own: give --out another folder")
-    make_folder(options.out)
-    file = options.out / "coefficients.json"
-    write_json(file, carried.to_dict())
-    for note in carried.notes:
-        print(f"{other.regime}: {note}")
-    print(f"Coefficients: {file}")
-    return 0
-
-
-def parser() -> OneLineParser:
-    result = OneLineParser(prog="python -m analysis carry", description=__doc__)
-    add = result.add_argument
-    add("coefficients", type=Path, metavar="RUN", help="a calibrate run or a chain: its law, and the text it is of")
-    add("text", type=Path, metavar="TEXT", help="the other text: its cache .cache/dropout_decay_NAME, or a run on it")
-    where = "where the coefficients lie without their run: a run on the text that they were fitted on, or its cache"
-    add("--calibrated-on", type=Path, metavar="TEXT", help=where)
-    add("--regime", metavar="NAME", help="name of the other text's regime (default: its run's, or its cache folder's)")
-    add("--out", type=Path, required=True, metavar="FOLDER", help="where the other text's coefficients.json goes")
-    return result
+    form = fitted.form
+    draws, intervals = np.array(fitted.draws), fitted.intervals
+    if len(draws):
+        known, each = np.unique(np.broadcast_to(scale if scales is None else scales, len(draws)), return_inverse=True)
+        changes = np.array([form.change_of_scale(float(one)) for one in known])
+        draws = np.einsum("bij,bj->bi", changes[each], draws)
+        ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T.tolist()
+        intervals = {name: (low, high) for name, (low, high) in zip(form.coefficients, ends, strict=True)}
+    return replace(
+        fitted,
+        coefficients=form.carried(fitted.coefficients, scale),
+        intervals=intervals,
+        draws=tuple(tuple(draw) for draw in draws.tolist()),
+        cells=tuple(cell | {"unique_tokens": cell["unique_tokens"] / scale} for cell in fitted.cells),
+        held_out=(),
+    )

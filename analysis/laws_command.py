@@ -1,8 +1,8 @@
 """Which form of law holds beyond what it was fitted to: ``python -m analysis laws``.
 
 Every form is fitted to each regime's calibration, the cells of runs that no law was frozen for, and judged on larger
-models, longer training, larger prefixes, other texts (as it is, and carried there) and streams. Where texts have
-counted their bigrams, it is also told what U of one counts as under the law of another.
+models, longer training, larger prefixes, other texts (as it is, and carried there by bigrams or by a pilot) and
+streams. Where texts have counted their bigrams, it is also told what U of one counts as under the law of another.
 """
 
 from __future__ import annotations
@@ -94,13 +94,13 @@ def _texts_table(texts: pd.DataFrame, console: Console) -> Table:
     """The pairs of the first text: what U of each other one counts as."""
     first = texts["fitted_on"].iloc[0]
     table = new_table(f"What U of another text counts as under the law of {first}, and its mean regret there", console)
-    names = ("text", "by bigram loss", "best", "as it is", "carried", "at the best scale", "its own law")
+    names = ("text", "bigrams", "pilot", "best", "as it is", "by bigrams", "by a pilot", "at best", "its own law")
     for name in names:
         table.add_column(name, justify="left" if name == "text" else "right")
     for row in texts[texts["fitted_on"] == first].to_dict("records"):
-        shown = (row["regret_raw"], row["regret_carried"], row["regret_best"], row["regret_own"])
-        scales = f"{row['scale']:.2f}", f"{row['best_scale']:.2f}"
-        table.add_row(row["regime"], *scales, *(f"{regret:.4f}" for regret in shown))
+        ways = ("raw", "carried", "piloted", "best", "own")
+        scales = (f"{row[name]:.2f}" for name in ("scale", "pilot_scale", "best_scale"))
+        table.add_row(row["regime"], *scales, *(f"{row[f'regret_{way}']:.4f}" for way in ways))
     return table
 
 

@@ -54,8 +54,12 @@ class Problem:
 
     def cost(self, beta: Array, z: Array, side: Sides | Array, mask: Array) -> Array:
         """(B,) soft-L1 regret."""
-        u, _, _ = self._misses(self.predict(beta @ self.design.T), z, side)
-        return np.asarray((mask * 2.0 * (np.sqrt(1.0 + u**2) - 1.0)).sum(axis=1))
+        return self.cost_of(self.predict(beta @ self.design.T), z, side, mask)
+
+    def cost_of(self, p: Array, z: Array, side: Sides | Array, mask: Array | float = 1.0) -> Array:
+        """Soft-L1 regret of the law's dropouts, summed over the last axis, that of the cells; all broadcast."""
+        u, _, _ = self._misses(p, z, side)
+        return np.asarray((mask * 2.0 * (np.sqrt(1.0 + u**2) - 1.0)).sum(axis=-1))
 
     def _misses(self, p: Array, z: Array, side: Sides | Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         """u, z(p) and where u counts as 0, since a censored-low cell (-1) asks nothing of a law below its edge."""

@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.carry import Text, comparable, loss_difference, unique_scale
-from analysis.coefficients import Coefficients
+from analysis.coefficients import LEVEL, Coefficients
+from analysis.pilot import SCALES, Split, measure_scale
 from analysis.targets import Targets
+from tune_dd.errors import UserError
 from tune_dd.laws import Array
 
 Place = tuple[str, str, str]  # regime, scale, tokenizer's hash: what makes a law of one run apply to another
-# The scales that are tried: two decades, a fiftieth of a decade apart.
-SCALES = np.power(10.0, np.linspace(-1.0, 1.0, 101))
 
 
 def compare_texts(
-    laws: Mapping[Place, Coefficients], cells: Mapping[Place, Targets], texts: Mapping[Place, Text]
+    laws: Mapping[Place, Coefficients], cells: Mapping[Place, Split], texts: Mapping[Place, Text]
 ) -> pd.DataFrame:
     """Every law of one text on the cells of every other one at its scale, whose bigrams compare.
 
@@ -28,32 +28,50 @@ def compare_texts(
         laws, cells, texts: (regime, scale, tokenizer) -> the law fitted there, its cells, its text if that is known.
 
     Returns one row per pair: fitted_on, regime, loss_difference (bigram loss of the first less that of the second,
-    nats per token), scale (what U is multiplied by for it), best_scale (the one with the least regret of
-    ``SCALES``), and the mean regrets, nats per token: regret_raw without a scale, regret_carried with the first,
-    regret_best with the second, regret_own of the law that was fitted to these cells themselves.
+    nats per token), scale (what U is multiplied by for it), pilot_scale (as a pilot measures it) with its 95 % interval
+    pilot_low and pilot_high, best_scale (the one with the least regret of ``SCALES``), and the mean regrets, nats per
+    token: regret_raw without a scale, regret_carried, regret_piloted and regret_best with these three, regret_own of
+    the law that was fitted to this text itself. NaN where there is no pilot, or it tells nothing.
     """
     rows: list[dict[str, Any]] = []
     for first, second in permutations((place for place in laws if place in texts), 2):
         here, there = texts[first], texts[second]
         if first[0] == second[0] or first[1] != second[1] or not comparable(here, there):
             continue
-        scale = unique_scale(here, there)
-        tried = regrets(laws[first], cells[second], np.array([1.0, scale, *SCALES]))
-        best = 2 + int(tried[2:].argmin())
+        scale, judged = unique_scale(here, there), cells[second].cells
+        piloted, low, high = _piloted(laws[first], cells[second])
+        tried = regrets(laws[first], judged, np.array([1.0, scale, piloted, *SCALES]))
+        best = 3 + int(tried[3:].argmin())
         rows.append(
             {
                 "fitted_on": first[0],
                 "regime": second[0],
                 "loss_difference": loss_difference(here, there),
                 "scale": scale,
-                "best_scale": float(SCALES[best - 2]),
+                "pilot_scale": piloted,
+                "pilot_low": low,
+                "pilot_high": high,
+                "best_scale": float(SCALES[best - 3]),
                 "regret_raw": tried[0],
                 "regret_carried": tried[1],
+                "regret_piloted": tried[2],
                 "regret_best": tried[best],
-                "regret_own": regrets(laws[second], cells[second], np.ones(1))[0],
+                "regret_own": regrets(laws[second], judged, np.ones(1))[0],
             }
         )
     return pd.DataFrame(rows)
+
+
+def _piloted(law: Coefficients, other: Split) -> tuple[float, float, float]:
+    """The scale that a pilot measures and its interval, NaN where there is none or it tells nothing."""
+    if other.pilot is None:
+        return np.nan, np.nan, np.nan
+    try:
+        scale, draws = measure_scale(law, other.pilot)
+    except UserError:
+        return np.nan, np.nan, np.nan
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(draws) else (np.nan, np.nan)
+    return scale, float(low), float(high)
 
 
 def regrets(law: Coefficients, cells: Targets, scales: Array) -> Array:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from tune_dd.laws import LAWS, REFERENCE_LAW
 
-CARRIED = "another corpus, carried"  # a kind of hold-out: the law of one text carried to another
+# Kinds of hold-out: the law of one text carried to another, by bigrams or by a pilot. They have no vote.
+CARRIED, PILOTED = "another corpus, carried", "another corpus, by a pilot"
 
 # Nats per token: half of the last digit shown. Laws that differ by less are level.
 TIED = 5e-5
@@ -21,13 +22,13 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
     On cells a form is shown behind where the whole interval of its regret less the reference's lies above 0, and
     ahead where it lies below; on streams it is behind where its mean is higher over those that both ran on. Of several
     forms the one that leads on most kinds, streams being one, in its form for streams that leads there. Carried laws
-    have no vote: their cells are those of the other corpora, and the scale was chosen on some of them.
+    have no vote: their cells are those of the other corpora, and how a law is carried was chosen on some of them.
 
     Args:
         cells: of ``analysis.bakeoff.summarise_cells``.
         streams: of ``analysis.bakeoff.judge_streams``.
     """
-    voting = cells[cells["kind"] != CARRIED] if len(cells) else cells
+    voting = cells[~cells["kind"].isin([CARRIED, PILOTED])] if len(cells) else cells
     kinds = {str(kind): own for kind, own in voting.groupby("kind", sort=False)} if len(voting) else {}
     told = [f"{kind}: {alike(level_laws(own))}" for kind, own in kinds.items()]
     allowed = set.intersection(set(LAWS), *(set(own.loc[~(own["less_low"] > 0), "law"]) for own in kinds.values()))

@@ -18,7 +18,7 @@ from tests_support import REPOSITORY
 
 import analysis.__main__
 import analysis.advise
-import analysis.carry
+import analysis.carry_command
 import analysis.laws_command
 import analysis.paper.__main__
 import analysis.saved
@@ -32,7 +32,7 @@ from tune_dd.sweep.options import parse
 ROOT = REPOSITORY
 SUBCOMMANDS: dict[str, Callable[[], object]] = {
     "advise": analysis.advise.parser,
-    "carry": analysis.carry.parser,
+    "carry": analysis.carry_command.parser,
     "laws": analysis.laws_command.parser,
     "save": analysis.saved.parser,
 }

@@ -10,7 +10,7 @@ from analysis.bakeoff import Study as Runs
 from analysis.bakeoff import judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
-from analysis.verdict import CARRIED, alike, level_laws, stream_leader, winner
+from analysis.verdict import CARRIED, PILOTED, alike, level_laws, stream_leader, winner
 from tune_dd.errors import UserError
 from tune_dd.laws import REFERENCE_LAW
 
@@ -21,7 +21,8 @@ PLAIN = {
     "larger P": "larger models",
     "longer C": "longer training",
     "larger U": "more text",
-    CARRIED: "another corpus by a carried law",
+    CARRIED: "another corpus by a law carried there by bigrams",
+    PILOTED: "another corpus by a law carried there by a pilot",
 }
 AIM = 0.01  # nats per token: how near to the best path a law's path should end
 

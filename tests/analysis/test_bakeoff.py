@@ -16,7 +16,7 @@ from analysis.cells import cell_rows
 from analysis.coefficients import fit_law
 from analysis.tables import load_experiment
 from analysis.targets import make_targets
-from analysis.verdict import CARRIED, winner
+from analysis.verdict import CARRIED, PILOTED, winner
 from tune_dd.errors import UserError
 from tune_dd.regimes import ModelSpec
 
@@ -108,7 +108,7 @@ def test_a_regret_is_that_of_the_frozen_law_in_the_cell(study: Study) -> None:
 def test_means_and_intervals_are_over_whole_blocks(study: Study) -> None:
     cells = judge_cells(study, laws=("constant", "interaction"))
     summary = summarise_cells(cells)
-    assert list(dict.fromkeys(summary["kind"])) == ["larger P", "longer C", "larger U", ANOTHER]
+    assert list(dict.fromkeys(summary["kind"])) == ["larger P", "longer C", "larger U", ANOTHER, PILOTED]
     for _, rows in summary.groupby("kind"):
         assert rows["regret_mean"].is_monotonic_increasing
         assert rows["n_cells"].nunique() == 1
@@ -157,8 +157,9 @@ def test_a_law_is_preferred_that_is_ahead_of_the_reference_and_behind_it_nowhere
     assert winner(divided, none)[0] == "onset", "not shown behind the reference on longer C, where odds is"
     assert winner(regrets(interaction=(0.02, 0.02), odds=(0.01, 0.03)), none)[0] == "interaction"
     assert winner(regrets(interaction=(0.02, 0.02), odds=(0.019, 0.019)), none)[0] == "interaction", "not shown ahead"
-    carried = cells.assign(kind=CARRIED, less_low=0.1)
-    assert winner(pd.concat([cells, carried]), none)[0] == "odds", "carried laws have no vote"
+    for kind in (CARRIED, PILOTED):
+        carried = cells.assign(kind=kind, less_low=0.1)
+        assert winner(pd.concat([cells, carried]), none)[0] == "odds", "carried laws have no vote"
 
 
 def test_on_streams_too_and_compared_where_both_ran() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.advise import read_coefficients
-from analysis.carry import BIGRAM_SLOPE, Text, carry, comparable, read_text, unique_scale
+from analysis.carry import BIGRAM_SLOPE, Text, carry, comparable, unique_scale
+from analysis.carry_command import read_text
 from analysis.coefficients import Coefficients, fit_law
 from analysis.tables import load_experiment
 from tune_dd.artifacts import write_json

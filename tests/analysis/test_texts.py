@@ -14,7 +14,7 @@ from analysis.bakeoff import ANOTHER, Study, judge_cells, judge_texts, sort_runs
 from analysis.carry import BIGRAM_SLOPE
 from analysis.tables import load_experiment
 from analysis.texts import bigram_slope
-from analysis.verdict import CARRIED
+from analysis.verdict import CARRIED, PILOTED
 from tune_dd.regimes import ModelSpec
 
 INNER, MODELS = (4_000, 8_000, 16_000, 32_000), (ModelSpec(1, 2, 32), ModelSpec(2, 2, 64))
@@ -47,8 +47,9 @@ def test_hold_outs_on_another_text_are_judged_as_they_are_and_carried(study: Stu
     cells = judge_cells(study, laws=("separable",)).query("fitted_on == 'pydocs'")
     found = cells.groupby("kind")["regret"].mean()
     assert (cells["regime"] == "owt").all()
-    assert found[CARRIED] < 0.5 * found[ANOTHER]
-    assert cells.groupby("kind").size().tolist() == [32, 32]
+    for kind in (CARRIED, PILOTED):
+        assert found[kind] < 0.5 * found[ANOTHER]
+    assert cells.groupby("kind").size().to_dict() == dict.fromkeys((ANOTHER, CARRIED, PILOTED), 32)
 
 
 def test_the_scale_that_a_text_has_is_found_from_its_cells(study: Study) -> None:
@@ -57,10 +58,12 @@ def test_the_scale_that_a_text_has_is_found_from_its_cells(study: Study) -> None
     assert pairs.at["pydocs", "scale"] == pytest.approx(2.0)
     assert 1.6 < pairs.at["pydocs", "best_scale"] < 2.5
     assert 1.6 < 1 / pairs.at["owt", "best_scale"] < 2.5
+    assert pairs.at["pydocs", "pilot_low"] < 2 < pairs.at["pydocs", "pilot_high"]
+    assert pairs.at["owt", "pilot_low"] < 1 / 2 < pairs.at["owt", "pilot_high"]
     assert bigram_slope(pairs) == pytest.approx(BIGRAM_SLOPE, rel=0.3)
     for _, pair in pairs.iterrows():
-        assert pair["regret_best"] <= min(pair["regret_raw"], pair["regret_carried"])
-        assert pair["regret_carried"] < 0.5 * pair["regret_raw"]
+        assert pair["regret_best"] <= min(pair["regret_raw"], pair["regret_carried"], pair["regret_piloted"])
+        assert max(pair["regret_carried"], pair["regret_piloted"]) < 0.5 * pair["regret_raw"]
         assert pair["regret_best"] == pytest.approx(pair["regret_own"], abs=0.006)
 
 
@@ -71,7 +74,8 @@ def test_texts_whose_bigrams_nobody_counted_are_left_out(synthetic: ModuleType, 
     new = synthetic.write_run(tmp_path / "new", other, config=synthetic.text_config("owt", "web", 3.9))
     study = sort_runs([load_experiment([run]) for run in (old, new)])
     assert judge_texts(study).empty
-    assert set(judge_cells(study, laws=("first_order",))["kind"]) == {ANOTHER}
+    cells = judge_cells(study, laws=("first_order",))
+    assert set(cells["kind"]) == {ANOTHER, PILOTED}, "a pilot needs no bigrams"
 
 
 def test_the_command_tells_what_a_text_counts_as(

@@ -1,0 +1,135 @@
+"""The law of one text for another: ``python -m analysis carry RUN TEXT``.
+
+U of the other text counts for more or less than that of the calibrated one, by a scale. Where TEXT is a run on the
+other text its trials tell the scale: a pilot of the largest calibrated model, three small prefixes, five dropouts and
+one seed does. Where TEXT is a token cache, its bigrams foretell it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from analysis.advise import read_coefficients
+from analysis.carry import Text, carry, text_of
+from analysis.coefficients import Coefficients
+from analysis.report import make_folder
+from analysis.saved import CHAIN
+from tune_dd.arguments import OneLineParser
+from tune_dd.artifacts import CONFIG, METRICS, read_json, write_json
+from tune_dd.errors import UserError
+
+TRIALS, BIGRAMS = "trials", "bigrams"  # what may tell the scale
+
+
+def carry_command(arguments: Sequence[str]) -> int:
+    """Write coefficients.json for the other text, and say what the scale is."""
+    options = parser().parse_args(arguments)
+    fitted = read_coefficients(options.coefficients)
+    if (options.out / CONFIG).exists() or (options.out / CHAIN).exists():
+        raise UserError(f"{options.out} is a run with coefficients of its own: give --out another folder")
+    run = _run_of(options.text)
+    if (options.by or (BIGRAMS if run is None else TRIALS)) == BIGRAMS:
+        carried = _by_bigrams(fitted, options)
+    elif run is None:
+        raise UserError(f"{options.text} is no run with read-outs: train a pilot on that text and name its run")
+    else:
+        carried = _by_trials(fitted, run)
+    carried = replace(carried, regime=options.regime or carried.regime)
+    make_folder(options.out)
+    file = options.out / "coefficients.json"
+    write_json(file, carried.to_dict())
+    for note in carried.notes:
+        print(f"{carried.regime}: {note}")
+    print(f"Coefficients: {file}")
+    return 0
+
+
+def _by_trials(fitted: Coefficients, run: Path) -> Coefficients:
+    from analysis.pilot import carry_by_trials
+    from analysis.report import calibration_rows
+    from analysis.tables import load_experiment
+
+    return carry_by_trials(fitted, calibration_rows(load_experiment([run]).table)[0])
+
+
+def _by_bigrams(fitted: Coefficients, options: argparse.Namespace) -> Coefficients:
+    home = options.calibrated_on or options.coefficients
+    calibrated, other = read_text(home), read_text(options.text)
+    if fitted.tokenizer_hash not in ("", calibrated.tokenizer_hash):
+        raise UserError(
+            f"{options.coefficients} was not fitted on the text of {home} as it is tokenized there: name a run on its "
+            "own text with --calibrated-on"
+        )
+    return carry(fitted, calibrated, other)
+
+
+def _run_of(place: Path) -> Path | None:
+    """The run that a place is, or a chain's calibration, where it has read-outs."""
+    try:
+        if (place / CHAIN).is_file():
+            place = place / read_json(place / CHAIN)["runs"]["calibrate"]
+    except KeyError:
+        raise UserError(f"{place} is a chain that has not come to its calibration: name a run") from None
+    except TypeError as error:
+        raise UserError(f"{place} is damaged ({error!r}): name another run") from None
+    return place if (place / METRICS).is_file() else None
+
+
+def read_text(place: Path) -> Text:
+    """The text of a run, of a chain, or of a token cache: its folder, or its manifest where it has several.
+
+    Raises:
+        UserError: it is none of them, is damaged, or was made before bigrams were counted.
+    """
+    try:
+        text = text_of(_config(place))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{place} is damaged ({error!r}): name another run, or build the cache anew") from None
+    if text is None:
+        raise UserError(
+            f"{place} is from before bigrams were counted: build its text with `python -m tune_dd.corpus build` and "
+            "name that cache (for a RUN by --calibrated-on)"
+        )
+    return text
+
+
+def _config(place: Path) -> Any:
+    """What config.json says of a run, or would say of a cache."""
+    if place.is_file():
+        return _of_cache(place)
+    if (place / CHAIN).is_file():
+        return read_json(place / read_json(place / CHAIN)["runs"]["calibrate"] / CONFIG)
+    if (place / CONFIG).is_file():
+        return read_json(place / CONFIG)
+    manifests = sorted(place.glob("manifest-v*.json"))
+    if len(manifests) == 1:
+        return _of_cache(manifests[0])
+    if manifests:
+        raise UserError(f"{place} is the cache of several vocabularies: name one, such as {manifests[0]}")
+    raise UserError(f"{place} is neither a run nor a token cache: name one of them")
+
+
+def _of_cache(file: Path) -> dict[str, Any]:
+    """The folder of a cache is named by its regime; that of the extrapolation ends in another way."""
+    manifest = read_json(file)
+    hashes = {name.split("-")[0]: entry["sha256"][:16] for name, entry in manifest["files"].items()}
+    data = {"manifest": manifest, "tokenizer_hash": hashes["tokenizer"], "corpus_hash": hashes["tokens"]}
+    return {"regime": {"name": file.parent.name.removeprefix("dropout_decay_").removesuffix("_8m")}, "data": data}
+
+
+def parser() -> OneLineParser:
+    result = OneLineParser(prog="python -m analysis carry", description=__doc__)
+    add = result.add_argument
+    add("coefficients", type=Path, metavar="RUN", help="a calibrate run or a chain: its law, and the text it is of")
+    add("text", type=Path, metavar="TEXT", help="the other text: a run on it, or its cache .cache/dropout_decay_NAME")
+    by = "what tells the scale (default: a run's trials, a cache's bigrams)"
+    add("--by", choices=(TRIALS, BIGRAMS), help=by)
+    where = "for the bigrams of coefficients that lie without their run: a run on the text they are of, or its cache"
+    add("--calibrated-on", type=Path, metavar="TEXT", help=where)
+    add("--regime", metavar="NAME", help="name of the other text's regime (default: its run's, or its cache folder's)")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="where the other text's coefficients.json goes")
+    return result
