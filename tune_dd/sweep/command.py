@@ -124,7 +124,7 @@ def _run(search: Search, args: argparse.Namespace, ray: RayProcess, console: Con
     ``alone``: no chain goes on with the next phase, so the user is told the command of it.
     """
     with Painters() as painters:
-        outcome = _search(search, args, ray, console)
+        outcome = _search(search, args, ray, painters, console)
         try:
             return _finish(search, outcome, painters, console, alone=alone)
         except KeyboardInterrupt:
@@ -262,7 +262,7 @@ def _same_corpus(
     return corpus
 
 
-def _search(search: Search, args: argparse.Namespace, ray: RayProcess, console: Console) -> Outcome:
+def _search(search: Search, args: argparse.Namespace, ray: RayProcess, painters: Painters, console: Console) -> Outcome:
     plan = search.plan
     stored = search.config.get("options", {})
     keep_weights = args.keep_weights or bool(stored.get("keep_weights"))
@@ -295,7 +295,7 @@ def _search(search: Search, args: argparse.Namespace, ray: RayProcess, console: 
         ray,
         hang_seconds=hang_seconds,
         suggestions=suggestions,
-        when_draining=prepare_result,
+        when_draining=lambda: prepare_result(painters),
     )
     return supervisor.search()
 

@@ -44,6 +44,7 @@ class RayProcess:
         self._child: subprocess.Popen[str] | None = None
         self._temp: Path | None = None
         self._run: RunFolder | None = None
+        self._ending: threading.Thread | None = None
 
     def __enter__(self) -> RayProcess:
         return self
@@ -59,6 +60,8 @@ class RayProcess:
         Raises:
             UserError: the folder for temporary files cannot be written.
         """
+        if self._ending is not None:
+            self.end()
         if self._child is not None:
             return
         cluster: dict[str, float] = {"CPU": plan.n_devices}
@@ -121,8 +124,20 @@ class RayProcess:
             self._child.stdin.write("".join(json.dumps(line) + "\n" for line in lines))
             self._child.stdin.flush()
 
+    def let_go(self) -> None:
+        """Begin to end it, for when no trial has anything left to write; ``end`` waits until that is done."""
+        if self._ending is None:
+            self._ending = threading.Thread(target=self._end)
+            self._ending.start()
+
     def end(self) -> None:
         """End the scheduler and every Ray process; remove what they leave in the temp folder."""
+        self.let_go()
+        assert self._ending is not None
+        self._ending.join()
+        self._ending = None
+
+    def _end(self) -> None:
         child, temp = self._child, self._temp
         if temp is not None and self._run is not None:
             with contextlib.suppress(OSError):

@@ -151,8 +151,9 @@ def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str
     )
 
 
-def prepare_result() -> None:
-    """Load what ``print_result`` needs: for when the last trials run, so that nobody waits for it after them."""
+def prepare_result(painters: Painters) -> None:
+    """Load what ``print_result`` needs: for when a core is idle, so that nobody waits for it after the last trial."""
+    painters.start()
     import analysis.coefficients
     import analysis.drawing
     import analysis.optimum

@@ -64,7 +64,7 @@ class Supervisor:
         ray: the scheduler process, started or not.
         hang_seconds: a trial that has not moved for so long is given up.
         suggestions: where its trials come about as it goes.
-        when_draining: called once, as soon as no trial is left to be started, or none at all.
+        when_draining: called once, as soon as a device is idle, or where there is but one at its last trial.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class Supervisor:
                     with self.progress:
                         self._watch()
                 finally:
-                    self.ray.end()
+                    self._end_ray()
                 self.state.refresh()
         finally:
-            self.ray.end()  # started early, it may not have been needed
+            self._end_ray()  # started early, it may not have been needed
             for number, handler in previous.items():
                 signal.signal(number, handler)
         self.state.refresh()
@@ -128,6 +128,17 @@ class Supervisor:
             crashed=dict(self.state.crashes),
             signal=self._signals[0] if self._signals else None,
         )
+
+    @property
+    def _all_ended(self) -> bool:
+        """Whether every trial is finished or crashed, and its worker has nothing left to write."""
+        return not self.state.unfinished and not self.state.live
+
+    def _end_ray(self) -> None:
+        if self._all_ended:
+            self.ray.let_go()  # the report need not wait for it
+        else:
+            self.ray.end()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signals.append(number)
@@ -225,9 +236,11 @@ class Supervisor:
                 self._stop()
                 return
             self._end_hung_trials(now)
-            if self._when_draining is not None and len(self.state.unfinished) <= self.plan.n_devices:
+            if self._when_draining is not None and len(self.state.unfinished) < max(self.plan.n_devices, 2):
                 self._when_draining()
                 self._when_draining = None
+            if self._all_ended:
+                return
             with contextlib.suppress(queue.Empty):
                 event = self.ray.events.get(timeout=_POLL_SECONDS)
                 if event["event"] == "ready":
