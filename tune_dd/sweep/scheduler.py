@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import sys
@@ -55,6 +56,8 @@ MAX_WORKER_DEATHS = 3
 Feed = queue.SimpleQueue[dict[str, Any] | None]
 _NODE_SECONDS = 20.0
 _WORKER_SECONDS = 20.0  # nothing is lost but time where workers take longer
+_AGENT_PORTS = ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN", "RUNTIME_ENV_AGENT")
+_NO_PORT = -1  # as Ray's agents themselves say of what they do not offer
 _OBJECT_STORE_BYTES = 80 * 2**20  # rows are all that passes through it; Ray's minimum is 75 MB
 
 
@@ -102,10 +105,10 @@ def main() -> int:
     return 0
 
 
-def _use_the_wait() -> None:
-    """Load Tune while a local Ray's node comes up, which takes over a second, and go on as soon as it is there.
+def _look_for_the_node_sooner() -> None:
+    """Go on as soon as a local Ray's node is there, for which Ray itself looks once a second.
 
-    Ray itself looks once a second. Where a Ray has no such method, both happen later.
+    Where a Ray has no such method it looks as it will.
     """
     from ray._private.node import Node
 
@@ -115,8 +118,6 @@ def _use_the_wait() -> None:
 
     def start_and_wait(node: Any) -> None:
         start(node)
-        import ray.tune  # noqa: F401
-
         deadline = time.monotonic() + _NODE_SECONDS
         with contextlib.suppress(Exception):  # Ray's own look tells what is wrong
             while not node.get_gcs_client().get_all_node_info() and time.monotonic() < deadline:
@@ -129,7 +130,7 @@ def _take_waiting_workers(start: dict[str, Any]) -> None:
     """Let trials have the workers that Ray has started by itself, once those have loaded what they need.
 
     Asked before, Ray would start others; and so it would for Tune's actors with environment variables of their own,
-    which a local worker has from here anyway.
+    which a local worker has from here anyway. Tune is loaded here, while the workers load theirs.
     """
     from ray.tune.execution import class_cache
 
@@ -158,7 +159,7 @@ def _connect(start: dict[str, Any]) -> None:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     if start["address"] == "local":
         _leave_out_what_no_search_uses()
-        _use_the_wait()
+        _look_for_the_node_sooner()
         resources = dict(start["cluster"])
         ray.init(
             address="local",
@@ -174,9 +175,9 @@ def _connect(start: dict[str, Any]) -> None:
 
 
 def _leave_out_what_no_search_uses() -> None:
-    """Start a local Ray without its autoscaler, the forwarder of its logs and the server of its dashboard.
+    """Start a local Ray without its autoscaler, the forwarder of its logs, the server of its dashboard and its agents.
 
-    Three processes that cost a second of cpu at the start and are waited for; Ray has no option for it. Where a Ray has
+    Processes that cost three seconds of cpu at the start and are waited for; Ray has no option for it. Where a Ray has
     no such methods it starts as it will.
     """
     from ray._private.node import Node
@@ -184,6 +185,37 @@ def _leave_out_what_no_search_uses() -> None:
     for name in ("start_monitor", "start_log_monitor", "start_api_server"):
         if hasattr(Node, name):
             setattr(Node, name, lambda node, *args, **kwargs: None)
+    _leave_out_agents()
+
+
+def _leave_out_agents() -> None:
+    """Give the raylet, which insists on its two agents, ``cat`` in their place.
+
+    One of them measures Ray, the other makes environments for actors that ask for one of their own; the raylet starts
+    no worker before both have said where they listen, or that they do not. That is said here. What stands in for an
+    agent has a pipe from the raylet, and ends with it.
+    """
+    from ray import _raylet
+    from ray._private import services
+    from ray._private.node import Node
+
+    ports = [getattr(_raylet, f"{name}_PORT_NAME", None) for name in _AGENT_PORTS]
+    tell_port = getattr(_raylet, "persist_port", None)
+    if tell_port is None or None in ports:
+        return
+    start_raylet, start_process = Node.start_raylet, services.start_ray_process
+
+    def start_raylet_alone(node: Any, *args: Any, **kwargs: Any) -> None:
+        for port in ports:
+            tell_port(node.get_session_dir_path(), node.node_id, port, _NO_PORT)
+        start_raylet(node, *args, **kwargs)
+
+    def start_without_agents(command: list[str], *args: Any, **kwargs: Any) -> Any:
+        words = [re.sub(r"^(--\w+_agent_command)=.*", r"\1=cat", word, flags=re.DOTALL) for word in command]
+        return start_process(words, *args, **kwargs)
+
+    Node.start_raylet = start_raylet_alone
+    services.start_ray_process = start_without_agents
 
 
 def _fit(request: dict[str, Any], fed: Feed) -> None:
