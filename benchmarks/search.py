@@ -53,7 +53,7 @@ POCKET = (
 )
 TOY = ("--prefixes", "4k,8k", "--dropouts", "0,0.3", "--readouts", "8192,16384", "--seeds", "0")
 MEMORY_STEP = 100  # trials between two looks at the memory
-LOOK_SECONDS = 0.5  # between two looks at the processes of a command
+LOOK_SECONDS = 2.0  # between two looks at the processes of a command, which take of the cores that are measured
 PARTS = {"workers": "ray::ImplicitFunc", "driver": "tune_dd.sweep.scheduler", "ray": "/ray/|ray::"}
 
 
