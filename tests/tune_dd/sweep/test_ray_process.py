@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tune_dd.errors import UserError
+from tune_dd.sweep import preload
 from tune_dd.sweep.options import choose_plan, choose_regime, parse
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.ray_process import RayProcess
@@ -20,15 +21,16 @@ def plan() -> Plan:
     return choose_plan(args, choose_regime(args))
 
 
-def running(temp: Path) -> list[str]:
-    """Pids of the processes whose command line names Ray's temp folder."""
-    found = []
+def running(temp: Path) -> dict[str, list[str]]:
+    """Pid -> words of the processes whose command line names Ray's temp folder."""
+    found = {}
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if str(temp).encode() in line.read_bytes():
-                found.append(line.parent.name)
+            words = line.read_bytes().decode().split("\0")
         except OSError:
             continue
+        if any(str(temp) in word for word in words):
+            found[line.parent.name] = words
     return found
 
 
@@ -58,6 +60,36 @@ def test_a_refused_plan_leaves_no_process_and_no_folder(plan: Plan, seconds: flo
         time.sleep(0.05)
     assert not running(temp)
     assert not temp.exists()
+
+
+def test_it_is_let_go_and_may_be_started_anew(plan: Plan) -> None:
+    with RayProcess("local") as ray:
+        ray.start(plan)
+        temp, child = ray._temp, ray._child
+        assert temp is not None
+        assert child is not None
+        ray.let_go()
+        ray.let_go()
+        ray.start(plan)  # waits for the end of the first
+        assert child.poll() is not None
+        assert not temp.exists()
+        again = ray._child
+        assert again is not None
+        assert again.poll() is None
+    assert again.poll() is not None
+
+
+def test_a_local_ray_has_workers_and_no_process_that_no_search_uses(plan: Plan) -> None:
+    with RayProcess("local") as ray:
+        ray.start(plan)
+        assert ray._temp is not None
+        deadline = time.monotonic() + 60
+        while preload.started(str(ray._temp)) < plan.n_devices and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert preload.started(str(ray._temp)) == plan.n_devices
+        programs = {Path(word).name for words in running(ray._temp).values() for word in words[:3]}
+    assert {"raylet", "gcs_server"} <= programs
+    assert not programs & {"agent.py", "main.py", "monitor.py", "log_monitor.py", "dashboard.py"}
 
 
 def test_what_was_printed_before_there_was_a_run_comes_into_its_log(plan: Plan, tmp_path: Path) -> None:
