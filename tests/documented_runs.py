@@ -101,8 +101,14 @@ STUDY: list[Run] = [
     Run(
         "python -m analysis carry RUN TEXT --out FOLDER",
         put={"RUN": "@tiny-all-pocket", "TEXT": ".cache/dropout_decay_tiny", "FOLDER": "carried"},
-        prints=r"tiny: carried from tiny [\s\S]*U counts 1\.00 times",
+        prints=r"tiny: carried from tiny by bigram loss [\s\S]*U counts 1\.00 times",
         leaves="carried/coefficients.json",
+    ),
+    Run(
+        "python -m analysis carry RUN PILOT --out FOLDER",
+        put={"RUN": "@tiny-all-pocket", "PILOT": "@tiny-confirm-pocket", "FOLDER": "piloted"},
+        prints=r"tiny: carried from tiny by \d+ trials on tiny \(\d+ cells\): U counts \d",
+        leaves="piloted/coefficients.json",
     ),
     Run(
         f"{SWEEP} {{REGIME}} --scale pocket --device cpu --models L2_H2_D64,L4_H4_D128 {_HELD_OUT} {_GRID} --seeds 0 "
@@ -219,6 +225,8 @@ SEARCHES: list[Run] = [
             f"{SWEEP} tinystories --corpus-glob 'stories/*.parquet' --scale pocket --device cpu",
             f"{_TINYSTORIES} --models L3_H3_D96 --prefixes 4k,8k,16k,32k --seeds 0,1",
             f"{SWEEP} pydocs --scale pocket --device cpu --models L2_H2_D64",
+            f"{SWEEP} my_corpus.toml --scale pocket --device cpu --models L2_H2_D64 --prefixes 4k,8k,16k "
+            "--dropouts 0,0.1,0.3,0.4,0.6 --seeds 0",
         ),
         prints=r"tinystories: 2 trials, 2 read-outs on cpu",
         leaves="ray_results/tinystories-calibrate-pocket/*/model_selection.csv",
