@@ -2,7 +2,7 @@
 
 Every form is fitted to each regime's calibration, the cells of runs that no law was frozen for, and judged on larger
 models, longer training, larger prefixes, other texts (as it is, and carried there by bigrams or by a pilot) and
-streams. Where texts have counted their bigrams, it is also told what U of one counts as under the law of another.
+streams. It is also told what U of one text counts as under the law of another.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from analysis.bakeoff import judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
@@ -76,6 +77,7 @@ def laws_command(arguments: Sequence[str]) -> int:
     texts = judge_texts(study, seed=options.seed)
     if len(texts):
         console.print(_texts_table(texts, console))
+    if len(texts) and texts["scale"].notna().any():
         console.print(f"Best scales over differences in bigram loss: {bigram_slope(texts):.2f} decades of U per nat.")
     name, why = winner(cells, streams)
     console.print(Text(f"{name}: {why}", style="bold"))
@@ -99,8 +101,9 @@ def _texts_table(texts: pd.DataFrame, console: Console) -> Table:
         table.add_column(name, justify="left" if name == "text" else "right")
     for row in texts[texts["fitted_on"] == first].to_dict("records"):
         ways = ("raw", "carried", "piloted", "best", "own")
-        scales = (f"{row[name]:.2f}" for name in ("scale", "pilot_scale", "best_scale"))
-        table.add_row(row["regime"], *scales, *(f"{row[f'regret_{way}']:.4f}" for way in ways))
+        shown = [(row[name], 2) for name in ("scale", "pilot_scale", "best_scale")]
+        shown += [(row[f"regret_{way}"], 4) for way in ways]
+        table.add_row(row["regime"], *("" if np.isnan(value) else f"{value:.{digits}f}" for value, digits in shown))
     return table
 
 

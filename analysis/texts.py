@@ -22,7 +22,7 @@ Place = tuple[str, str, str]  # regime, scale, tokenizer's hash: what makes a la
 def compare_texts(
     laws: Mapping[Place, Coefficients], cells: Mapping[Place, Split], texts: Mapping[Place, Text]
 ) -> pd.DataFrame:
-    """Every law of one text on the cells of every other one at its scale, whose bigrams compare.
+    """Every law of one text on the cells of every other one at its scale.
 
     Args:
         laws, cells, texts: (regime, scale, tokenizer) -> the law fitted there, its cells, its text if that is known.
@@ -31,22 +31,25 @@ def compare_texts(
     nats per token), scale (what U is multiplied by for it), pilot_scale (as a pilot measures it) with its 95 % interval
     pilot_low and pilot_high, best_scale (the one with the least regret of ``SCALES``), and the mean regrets, nats per
     token: regret_raw without a scale, regret_carried, regret_piloted and regret_best with these three, regret_own of
-    the law that was fitted to this text itself. NaN where there is no pilot, or it tells nothing.
+    the law that was fitted to this text itself. NaN where the two texts' bigrams do not compare, and where there is no
+    pilot or it tells nothing.
     """
     rows: list[dict[str, Any]] = []
-    for first, second in permutations((place for place in laws if place in texts), 2):
-        here, there = texts[first], texts[second]
-        if first[0] == second[0] or first[1] != second[1] or not comparable(here, there):
+    for first, second in permutations(laws, 2):
+        if first[0] == second[0] or first[1] != second[1]:
             continue
-        scale, judged = unique_scale(here, there), cells[second].cells
+        judged = cells[second].cells
+        difference, scale = _foretold(texts.get(first), texts.get(second))
         piloted, low, high = _piloted(laws[first], cells[second])
-        tried = regrets(laws[first], judged, np.array([1.0, scale, piloted, *SCALES]))
+        scales = np.array([1.0, scale, piloted, *SCALES])
+        tried = regrets(laws[first], judged, np.nan_to_num(scales, nan=1.0))
+        tried[np.isnan(scales)] = np.nan
         best = 3 + int(tried[3:].argmin())
         rows.append(
             {
                 "fitted_on": first[0],
                 "regime": second[0],
-                "loss_difference": loss_difference(here, there),
+                "loss_difference": difference,
                 "scale": scale,
                 "pilot_scale": piloted,
                 "pilot_low": low,
@@ -60,6 +63,13 @@ def compare_texts(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _foretold(here: Text | None, there: Text | None) -> tuple[float, float]:
+    """The difference in bigram loss and the scale by it, NaN where the two do not compare."""
+    if here is None or there is None or not comparable(here, there):
+        return np.nan, np.nan
+    return loss_difference(here, there), unique_scale(here, there)
 
 
 def _piloted(law: Coefficients, other: Split) -> tuple[float, float, float]:
@@ -82,5 +92,6 @@ def regrets(law: Coefficients, cells: Targets, scales: Array) -> Array:
 
 def bigram_slope(pairs: pd.DataFrame) -> float:
     """Decades of U per nat of bigram loss: least squares of log10(best_scale), through the origin."""
-    difference = pairs["loss_difference"]
-    return float((difference * np.log10(pairs["best_scale"])).sum() / (difference**2).sum())
+    told = pairs.dropna(subset="loss_difference")
+    difference = told["loss_difference"]
+    return float((difference * np.log10(told["best_scale"])).sum() / (difference**2).sum())

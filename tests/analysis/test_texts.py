@@ -67,13 +67,15 @@ def test_the_scale_that_a_text_has_is_found_from_its_cells(study: Study) -> None
         assert pair["regret_best"] == pytest.approx(pair["regret_own"], abs=0.006)
 
 
-def test_texts_whose_bigrams_nobody_counted_are_left_out(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_texts_whose_bigrams_nobody_counted_are_compared_by_pilots(synthetic: ModuleType, tmp_path: Path) -> None:
     rows = synthetic.calibration(prefixes=INNER, seeds=(0, 1))
     other = synthetic.calibration(prefixes=INNER, seeds=(0, 1), regime="owt", corpus="web")
     old = synthetic.write_run(tmp_path / "old", rows)
     new = synthetic.write_run(tmp_path / "new", other, config=synthetic.text_config("owt", "web", 3.9))
     study = sort_runs([load_experiment([run]) for run in (old, new)])
-    assert judge_texts(study).empty
+    pairs = judge_texts(study, law="first_order")
+    assert pairs[["loss_difference", "scale", "regret_carried"]].isna().all(axis=None)
+    assert pairs[["pilot_scale", "best_scale", "regret_piloted", "regret_own"]].notna().all(axis=None)
     cells = judge_cells(study, laws=("first_order",))
     assert set(cells["kind"]) == {ANOTHER, PILOTED}, "a pilot needs no bigrams"
 
