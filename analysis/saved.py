@@ -24,9 +24,8 @@ from tune_dd.errors import UserError
 
 SAVED = Path("ray_results/saved")
 CHAIN, LAW = "chain.json", "law"
-STEMS = ("summary", "model_selection", "comparison", "search")
-# Not summary.json, the largest of them: its values by seed are those of metrics.jsonl, its means those of summary.csv.
-TABLES = tuple(f"{stem}.{kind}" for stem in STEMS for kind in ("csv", "json") if (stem, kind) != ("summary", "json"))
+# Not summary.csv and summary.json: means of what metrics.jsonl has, which `python -m analysis` writes again.
+TABLES = tuple(f"{stem}.{kind}" for stem in ("model_selection", "comparison", "search") for kind in ("csv", "json"))
 RUN_FILES = (
     CONFIG,
     METRICS,
