@@ -10,6 +10,7 @@ from analysis.bakeoff import Study as Runs
 from analysis.bakeoff import judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
+from analysis.paper.texts import text_blocks
 from analysis.verdict import CARRIED, PILOTED, alike, level_laws, stream_leader, winner
 from tune_dd.errors import UserError
 from tune_dd.laws import REFERENCE_LAW
@@ -45,6 +46,7 @@ def section(studies: Sequence[Study]) -> Section:
             table = forms_table(evidence, group, cells)
             said.append(ahead(cells))
             blocks += [Paragraph((Ref(table.name), " puts the forms side by side. ", *said[-1])), table]
+            blocks += text_blocks(evidence, group, runs)
             details.append(cells_table(evidence, group, cells))
         if len(streams):
             table = stream_forms_table(evidence, group, streams)

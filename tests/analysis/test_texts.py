@@ -85,7 +85,8 @@ def test_the_command_tells_what_a_text_counts_as(
 ) -> None:
     assert main(["laws", *map(str, runs), "--out", str(tmp_path / "laws")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "another corpus, carried" in out
+    assert "another corpus, by bigrams" in out
+    assert "another corpus, by a pilot" in out
     assert "What U of another text counts as under the law of owt" in out
     assert "decades of U per nat" in out
     written = json.loads((tmp_path / "laws" / "law_texts.json").read_text())

@@ -83,7 +83,7 @@ def test_what_is_listed_in_full_is_in_the_reports_and_not_in_the_paper(studies: 
         assert caption in pages
         assert caption not in paper
         assert f"tab:{table.name}}}" not in paper
-    assert paper.count("\\begin{table}") < 12
+    assert paper.count("\\begin{table}") < 13
 
 
 def test_the_abstract_is_read_in_a_minute(built: Path) -> None:

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from analysis.bakeoff import judge_cells, sort_runs, summarise_cells
+from analysis.bakeoff import judge_cells, judge_texts, sort_runs, summarise_cells
 from analysis.paper import bakeoff, figures, holdouts, laws, search, streams
-from analysis.paper.blocks import Number, Table, plain
+from analysis.paper.blocks import DASH, Number, Table, plain
 from analysis.paper.studies import Study, find_studies
 
 
@@ -108,17 +108,27 @@ def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(studies: list
 def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: ModuleType, tmp_path: Path) -> None:
     for regime, corpus in (("pydocs", "docstrings"), ("owt", "web")):
         rows = synthetic.calibration(regime=regime, corpus=corpus, prefixes=(4_000, 8_000, 16_000, 32_000))
-        synthetic.write_finished(tmp_path / f"{regime}-calibrate-pocket" / "1", rows)
+        synthetic.write_finished(tmp_path / f"{regime}-calibrate-pocket" / "1", rows, title=regime)
     studies = find_studies(tmp_path)
     section = bakeoff.section(studies)
-    (table,) = (block for block in section.blocks if isinstance(block, Table))
-    assert "Evidence class: rehearsal" in plain(table.caption)
-    cells = summarise_cells(judge_cells(sort_runs([study.analysis.experiment for study in studies])))
+    forms, texts = (block for block in section.blocks if isinstance(block, Table))
+    assert all("Evidence class: rehearsal" in plain(table.caption) for table in (forms, texts))
+    runs = sort_runs([study.analysis.experiment for study in studies])
+    cells = summarise_cells(judge_cells(runs))
     shown = {number.column: number.value for _, number in section.paper_numbers()}
     for row in cells.to_dict("records"):
         assert shown[f"law_cells.regret_mean, {row['kind']}, {row['law']}"] == row["regret_mean"]
     best = cells.iloc[0]["law"].replace("_", " ")
     assert f"the least mean regret is that of {best} for another corpus (" in plain(section.blocks[0].parts)
+    pairs = judge_texts(runs).set_index("regime")
+    assert [plain(row[0]) for row in texts.groups[0]] == ["owt", "pydocs"]
+    assert [plain(parts) for parts in texts.groups[0][1][2:]] == [
+        *(f"{pairs.at['pydocs', 'regret_raw']:.4f}", DASH, f"{pairs.at['pydocs', 'regret_piloted']:.4f}"),
+        *(f"{pairs.at['pydocs', f'regret_{way}']:.4f}" for way in ("best", "own")),
+    ]
+    said = plain(section.blocks[2].parts)
+    assert "Over 2 pairs of 2 texts the saturating form loses" in said
+    assert f"{pairs['regret_piloted'].mean():.4f} carried by a pilot" in said
     assert bakeoff.section(studies[:1]).blocks == []
 
 
