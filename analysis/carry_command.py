@@ -53,7 +53,13 @@ def _by_trials(fitted: Coefficients, run: Path) -> Coefficients:
     from analysis.report import calibration_rows
     from analysis.tables import load_experiment
 
-    return carry_by_trials(fitted, calibration_rows(load_experiment([run]).table)[0])
+    rows, _ = calibration_rows(load_experiment([run]).table)
+    if rows.empty:
+        raise UserError(
+            f"{run} has no cell of two fixed dropouts to tell a scale by: name a calibrate run on that text, or take "
+            f"--by {BIGRAMS}"
+        )
+    return carry_by_trials(fitted, rows)
 
 
 def _by_bigrams(fitted: Coefficients, options: argparse.Namespace) -> Coefficients:

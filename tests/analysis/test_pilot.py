@@ -146,7 +146,7 @@ def test_what_the_trials_do_not_tell_is_said(fitted: Coefficients, there: Path) 
 
 
 def test_the_command_takes_a_run_s_trials_or_its_bigrams(
-    here: Path, there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, there: Path, synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["carry", str(here), str(there), "--out", str(tmp_path / "out")]
     assert main(words) == 0
@@ -163,4 +163,7 @@ def test_the_command_takes_a_run_s_trials_or_its_bigrams(
     (bare / "chain.json").write_text('{"runs": {}}')
     assert main(["carry", str(here), str(bare), "--out", str(tmp_path / "none")]) == 2
     assert "has not come to its calibration" in capsys.readouterr().err
+    stream = synthetic.write_run(tmp_path / "stream", synthetic.stream())
+    assert main(["carry", str(here), str(stream), "--out", str(tmp_path / "none")]) == 2
+    assert "has no cell of two fixed dropouts to tell a scale by: name a calibrate run" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
