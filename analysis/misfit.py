@@ -55,4 +55,9 @@ def problem_of(targets: Targets, law: Law, *, seed: int = 0, mask: Array | None 
     beta, _ = robust.fit(problem, targets.dropout, targets.side, weight, np.random.default_rng([seed, 4]), mask)
     errors = problem.predict(problem.design @ beta) - targets.dropout
     misfit = discrepancy(targets, errors[targets.point], k)
-    return replace(problem, width=np.hypot(targets.width, misfit / (2.0 * targets.z)))  # dz = dp / (2 z)
+    return replace(problem, width=widths(targets, misfit))
+
+
+def widths(targets: Targets, misfit: float) -> Array:
+    """(n,) each cell's width in z: that of its noise and of a law's misfit (standard deviation, dropout) together."""
+    return np.hypot(targets.width, misfit / (2.0 * targets.z))  # dz = dp / (2 z)

@@ -16,6 +16,7 @@ from analysis import robust
 from analysis.carry import scaled
 from analysis.coefficients import LEVEL, Coefficients
 from analysis.curves import coordinate
+from analysis.misfit import widths
 from analysis.targets import Targets, bounded, make_targets, target_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
@@ -37,10 +38,8 @@ def carry_by_trials(fitted: Coefficients, table: pd.DataFrame, *, seed: int = 0)
     targets = make_targets(None, table, seed=seed)
     scale, scales = measure_scale(fitted, targets, seed=seed)
     regime, n_trials = targets.fits[0].regime, table["trial_id"].nunique()
-    doubt = ""
-    if len(scales):
-        low, high = np.quantile(scales, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        doubt = f" [{low:.2f}, {high:.2f}]"
+    low, high = interval_of(scales)
+    doubt = f" [{low:.2f}, {high:.2f}]" if len(scales) else ""
     notes = [
         f"carried from {fitted.regime} by {n_trials} trials on {regime} ({len(targets)} cells): U counts {scale:.2f}"
         f"{doubt} times"
@@ -77,8 +76,8 @@ def measure_scale(fitted: Coefficients, targets: Targets, *, seed: int = 0) -> t
             f"to {form.fit_max:g}, inside the grid): train on other prefixes or for longer, or take --by bigrams"
         )
     design = form.design(own.n_params, own.unique_tokens * SCALES[:, None], own.sampled_tokens)
-    width = np.hypot(own.width, fitted.discrepancy / (2.0 * own.z))  # as the law's own cells were weighed
-    problem = robust.Problem(design[0], width, fitted.p_min, fitted.p_max, form.link)
+    # Weighed as the law's own cells were.
+    problem = robust.Problem(design[0], widths(own, fitted.discrepancy), fitted.p_min, fitted.p_max, form.link)
 
     def best(betas: Array, z: Array, side: NDArray[np.int64]) -> Array:
         costs = [problem.cost_of(problem.predict(betas @ at_scale.T), z, side) for at_scale in design]
@@ -90,6 +89,14 @@ def measure_scale(fitted: Coefficients, targets: Targets, *, seed: int = 0) -> t
     dropout, side = target_draws(targets, len(fitted.draws), np.random.default_rng([seed, 5]))
     dropout, side = bounded(dropout, side, form.fit_max)
     return float(scale), best(np.array(fitted.draws), coordinate(np.clip(dropout, 0.0, 1.0)), side)
+
+
+def interval_of(scales: Array) -> tuple[float, float]:
+    """The 95 % interval of a scale by its draws; NaN where there are none."""
+    if not len(scales):
+        return np.nan, np.nan
+    low, high = np.quantile(scales, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.carry import Text, comparable, loss_difference, unique_scale
-from analysis.coefficients import LEVEL, Coefficients
-from analysis.pilot import SCALES, Split, measure_scale
+from analysis.coefficients import Coefficients
+from analysis.pilot import SCALES, Split, interval_of, measure_scale
 from analysis.targets import Targets
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
@@ -80,8 +80,7 @@ def _piloted(law: Coefficients, other: Split) -> tuple[float, float, float]:
         scale, draws = measure_scale(law, other.pilot)
     except UserError:
         return np.nan, np.nan, np.nan
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(draws) else (np.nan, np.nan)
-    return scale, float(low), float(high)
+    return scale, *interval_of(draws)
 
 
 def regrets(law: Coefficients, cells: Targets, scales: Array) -> Array:
