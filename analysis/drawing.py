@@ -16,6 +16,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
@@ -51,19 +53,24 @@ STYLE: Any = {
     "svg.hashsalt": "tune_dd",  # ids in the SVG, otherwise random
     "svg.fonttype": "none",  # text stays text: small, selectable, read aloud
 }
+PNG_DPI = 150
 LOSS = "validation loss (nats per token)"
 DROPOUT = "dropout rate p"
 UNITS = {"unique_tokens": "unique tokens U", "sampled_tokens": "sampled tokens C"}
 
 
 def render(picture: Picture) -> tuple[str, bytes]:
-    """Draw a picture: its SVG text and its PNG bytes (150 dpi), neither with a date in it."""
+    """Draw a picture: its SVG text and its PNG bytes, neither with a date in it.
+
+    It is laid out once, for the PNG. ``Figure.savefig`` would lay it out for both and draw each twice.
+    """
+    svg, png = io.StringIO(), io.BytesIO()
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=picture.size, layout="constrained")
+        figure = Figure(figsize=picture.size, layout="constrained", dpi=PNG_DPI)
         globals()[picture.kind](figure, picture)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # type: ignore[no-untyped-call]
+        figure.set_layout_engine("none")
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     return clean_svg(svg.getvalue(), picture), png.getvalue()
 
 

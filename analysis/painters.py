@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
 import subprocess
 import sys
-import threading
-from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
+
+from tune_dd.loading import no_collection
 
 if TYPE_CHECKING:
     from analysis.figures import Picture
@@ -31,6 +33,9 @@ class Painters:
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None  # one for each process: it waits for what that one draws
+        self._begun: dict[bytes, Future[Drawn]] = {}  # by the pickled picture
 
     def __enter__(self) -> Painters:
         return self
@@ -40,11 +45,17 @@ class Painters:
     ) -> None:
         for process in self._processes:
             process.kill()
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
             process.communicate()
-        self._processes = []
+        self._threads = None
+        self._begun.clear()
 
     def start(self) -> None:
         """Start them, unless they are there; where they cannot be started, there are none."""
+        if self._threads is not None:
+            return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         while len(self._processes) < min(cores - 1, _MOST):
             # Not of the terminal's process group: Ctrl-C reaches the command alone, which ends them.
@@ -57,42 +68,56 @@ class Painters:
                     start_new_session=True,
                 )
             except OSError:
-                return
+                break
             self._processes.append(process)
+            self._idle.put(process)
+        if self._processes:
+            self._threads = ThreadPoolExecutor(len(self._processes), thread_name_prefix="painter")
+
+    def begin(self, pictures: Sequence[Picture]) -> None:
+        """Have the processes draw pictures that will be asked for, while this one goes on."""
+        self._begin([pickle.dumps(picture) for picture in pictures])
 
     def draw(self, pictures: Sequence[Picture]) -> list[Drawn]:
         """Each picture drawn, in their order. This process draws too, and all that another one fails at."""
         from analysis.drawing import render
 
-        left = deque(range(len(pictures)))
+        pickled = [pickle.dumps(picture) for picture in pictures]
+        self._begin(pickled)
+        begun = [self._begun.pop(picture, None) for picture in pickled]
         drawn: dict[int, Drawn] = {}
-
-        def serve(process: subprocess.Popen[bytes]) -> None:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            # A process that ended: what it was given is drawn below.
-            with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError, IndexError):
-                while True:
-                    number = left.popleft()
-                    pickle.dump(pictures[number], process.stdin)
-                    process.stdin.flush()
-                    drawn[number] = pickle.load(process.stdout)
-
-        threads = [threading.Thread(target=serve, args=(process,), daemon=True) for process in self._processes]
-        for thread in threads:
-            thread.start()
-        with contextlib.suppress(IndexError):
-            while True:
-                number = left.popleft()
+        # The processes take the first, this one the last; then it waits for what they are at.
+        for number in reversed(range(len(pictures))):
+            future = begun[number]
+            if future is None or future.cancel():
                 drawn[number] = render(pictures[number])
-        for thread in threads:
-            thread.join()
-        return [drawn[number] if number in drawn else render(picture) for number, picture in enumerate(pictures)]
+        for number, future in enumerate(begun):
+            if future is not None and number not in drawn:
+                error = future.exception()
+                drawn[number] = future.result() if error is None else render(pictures[number])
+        return [drawn[number] for number in range(len(pictures))]
+
+    def _begin(self, pickled: Sequence[bytes]) -> None:
+        for picture in pickled:
+            if self._threads is not None and picture not in self._begun:
+                self._begun[picture] = self._threads.submit(self._drawn, picture)
+
+    def _drawn(self, pickled: bytes) -> Drawn:
+        """A picture drawn by a process that is idle. Raises what a process that has ended lets a pipe raise."""
+        process = self._idle.get_nowait()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(pickled)
+        process.stdin.flush()
+        drawn: Drawn = pickle.load(process.stdout)
+        self._idle.put(process)
+        return drawn
 
 
 def main(pictures: BinaryIO, drawn: BinaryIO) -> None:
     """Draw what comes until nothing comes."""
-    from analysis.drawing import render
+    with no_collection():
+        from analysis.drawing import render
 
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:

@@ -158,14 +158,19 @@ def output_folder(experiment: Experiment, paths: Sequence[Path | str], out: Path
     return folder
 
 
-def compute(experiment: Experiment, folder: Path, settings: Settings = Settings()) -> Analysis:
-    """Every statistic of an experiment; nothing is written."""
+def compute(
+    experiment: Experiment, folder: Path, settings: Settings = Settings(), painters: Painters | None = None
+) -> Analysis:
+    """Every statistic of an experiment; nothing is written.
+
+    ``painters`` begin to draw what is known before the law is fitted.
+    """
     # The matrices are small: BLAS's threads cost more than they bring, and move last digits with the number of cores.
     with threadpool_limits(limits=1, user_api="blas"):
-        return _compute(experiment, folder, settings)
+        return _compute(experiment, folder, settings, painters)
 
 
-def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analysis:
+def _compute(experiment: Experiment, folder: Path, settings: Settings, painters: Painters | None) -> Analysis:
     from analysis.optimum import cell_fits, selection_table, summarise
 
     table, notes = experiment.table, [*experiment.notes, *transfers(experiment.configs)]
@@ -174,11 +179,13 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analys
     notes += told
     n_bootstrap, seed = settings.bootstrap, settings.seed
     fits = cell_fits(static, margin=settings.margin, n_bootstrap=n_bootstrap, seed=seed) if len(static) else []
+    trace, untraced = read_trace(experiment.folders)
+    if painters is not None:
+        painters.begin([picture for _, picture in early_pictures(fits, table, trace)])
     selection = selection_table(fits)
     coefficients, held_out, law_note = fit(selection, static, settings)
     comparison = compare_stream(table, notes, n_bootstrap, seed)
     search = search_result(experiment, notes)
-    trace, told = read_trace(experiment.folders)
     return Analysis(
         experiment=experiment,
         summary=summary,
@@ -192,7 +199,7 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings) -> Analys
         adaptive=adaptive_result(experiment, notes),
         predictions=outcomes(read_predictions(experiment.folders), selection, comparison),
         trace=trace,
-        notes=(*notes, *told),
+        notes=(*notes, *untraced),
         settings=settings,
         folder=folder,
     )
@@ -291,21 +298,31 @@ def pictures(analysis: Analysis) -> list[tuple[str, Picture]]:
     """Every picture of the report with the section that it belongs to."""
     from analysis import figures
 
-    found = [("cells", picture) for picture in figures.cell_pictures(analysis.fits)]
+    found: list[tuple[str, Picture]] = []
+    if analysis.comparison is not None:
+        found += [("stream", picture) for picture in figures.comparison_pictures(analysis.comparison)]
+    found += early_pictures(analysis.fits, analysis.experiment.table, analysis.trace)
     if len(analysis.selection):
         shown = figures.optimum_pictures(analysis.selection, analysis.coefficients)
         found += [("optimum", picture) for picture in shown]
     if analysis.coefficients is not None:
         found += [("law", picture) for picture in figures.law_pictures(analysis.coefficients, analysis.held_out)]
-    if analysis.comparison is not None:
-        found += [("stream", picture) for picture in figures.comparison_pictures(analysis.comparison)]
-    found += [("stream", picture) for picture in figures.stream_pictures(analysis.experiment.table)]
     if analysis.search is not None:
         from analysis.search_figures import search_pictures
 
         found += [("search", picture) for picture in search_pictures(analysis.search)]
-    found += [("curves", picture) for picture in figures.curve_pictures(analysis.experiment.table, analysis.trace)]
     return found
+
+
+def early_pictures(
+    fits: Sequence[CellFit], table: pd.DataFrame, trace: pd.DataFrame | None
+) -> list[tuple[str, Picture]]:
+    """Those that need no law and no comparison, which take longest to compute."""
+    from analysis import figures
+
+    found = [("cells", picture) for picture in figures.cell_pictures(fits)]
+    found += [("stream", picture) for picture in figures.stream_pictures(table)]
+    return found + [("curves", picture) for picture in figures.curve_pictures(table, trace)]
 
 
 def write(

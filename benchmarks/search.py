@@ -25,6 +25,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,7 @@ POCKET = (
 TOY = ("--prefixes", "4k,8k", "--dropouts", "0,0.3", "--readouts", "8192,16384", "--seeds", "0")
 MEMORY_STEP = 100  # trials between two looks at the memory
 LOOK_SECONDS = 2.0  # between two looks at the processes of a command, which take of the cores that are measured
+STEP_SECONDS = 0.1  # the same until the first training step
 PARTS = {"workers": "ray::ImplicitFunc", "driver": "tune_dd.sweep.scheduler", "ray": "/ray/|ray::"}
 
 
@@ -73,24 +75,28 @@ def timed_command(words: tuple[str, ...], folder: Path) -> dict[str, Any]:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-        first: float | None = None
         processes: dict[int, tuple[str, float]] = {}
-        next_look = began
-        while child.poll() is None:
-            now = time.perf_counter()
-            if first is None and has_stepped(storage):
-                first = now - began
-            if now >= next_look:
-                next_look = now + LOOK_SECONDS
-                processes |= tree_cpu(child.pid)
-            time.sleep(0.02)
-    seconds = time.perf_counter() - began
-    if child.returncode or first is None:
+        stepped: list[float] = []
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(LOOK_SECONDS if stepped else STEP_SECONDS):
+                if not stepped and has_stepped(storage):
+                    stepped.append(time.perf_counter() - began)
+                processes.update(tree_cpu(child.pid))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        child.wait()  # not with a timeout, for which Python looks again and again: that takes of the cores too
+        seconds = time.perf_counter() - began
+        ended.set()
+        thread.join()
+    if child.returncode or not stepped:
         raise RuntimeError(f"the search failed:\n{log.read_text()}")
     cpu = dict.fromkeys((*PARTS, "command"), 0.0)
     for line, spent in processes.values():
         cpu[next((part for part, pattern in PARTS.items() if re.search(pattern, line)), "command")] += spent
-    return {"seconds": seconds, "first_step": first, "cpu_seconds": cpu}
+    return {"seconds": seconds, "first_step": stepped[0], "cpu_seconds": cpu}
 
 
 def has_stepped(storage: Path) -> bool:
@@ -116,7 +122,7 @@ def searches(words: tuple[str, ...], repeats: int) -> dict[str, Any]:
             place.mkdir()
             timed = timed_command(words, place)
             run = next(find_runs(place / "runs"))
-            bare = run_python("-m", "benchmarks.bare_loop", str(run.path), str(place / "bare"))
+            bare = run_python("-m", "benchmarks.bare_loop", str(run.path), str(place / "bare"), peak_memory=False)
             found["bare_loop"].append(bare.seconds)
             found["command"].append(timed["seconds"])
             found["first_step"].append(timed["first_step"])

@@ -18,6 +18,7 @@ FORBIDDEN = {
     "artifacts": {"torch", "ray"},
     "schedule": {"torch", "ray"},
     "laws": {"torch", "ray"},
+    "loading": {"torch", "ray"},
     "snapshots": {"torch", "ray", "tune_dd.model", "tune_dd.corpus"},
     "builtin_regimes": {"torch", "ray"},
     "memory": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
@@ -44,6 +45,7 @@ TORCH_FREE = {
     "artifacts",
     "schedule",
     "laws",
+    "loading",
 }
 
 

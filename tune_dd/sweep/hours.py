@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from tune_dd import device
-from tune_dd.sweep.loading import no_collection
+from tune_dd.loading import no_collection
 from tune_dd.sweep.options import devices_and_threads
 from tune_dd.sweep.plan import Plan, search_hours
 from tune_dd.sweep.progress import format_seconds

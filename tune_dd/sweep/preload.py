@@ -7,7 +7,7 @@ import importlib
 import os
 from pathlib import Path
 
-from tune_dd.sweep.loading import no_collection
+from tune_dd.loading import no_collection
 
 MARKS = "TUNE_DD_WORKER_MARKS"  # names the folder of the marks
 _MODULES = ("tune_dd.trainable", "ray.tune", "tune_dd.sweep.worker")

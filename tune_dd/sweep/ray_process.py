@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from tune_dd.sweep.runs import RAY_TEMP, RAY_TEMP_PREFIX, RunFolder, append_log
 if TYPE_CHECKING:
     from tune_dd.sweep.plan import Plan
 
+_LAST_ROWS_SECONDS = 1.5  # what Tune gets to note the last rows in files of its own; the journals have them
 _END_SECONDS = 1.5  # what the scheduler gets to end by itself; nothing is lost without
 _EARLY_LOG = "early.log"  # in Ray's temp folder: what is printed before there is a run folder
 
@@ -125,20 +127,27 @@ class RayProcess:
             self._child.stdin.flush()
 
     def let_go(self) -> None:
-        """Begin to end it, for when no trial has anything left to write; ``end`` waits until that is done."""
-        if self._ending is None:
-            self._ending = threading.Thread(target=self._end)
-            self._ending.start()
+        """Begin to end it, for when every journal is whole: once Tune is done too. ``end`` waits until that is done."""
+        self._begin_to_end(_LAST_ROWS_SECONDS)
 
     def end(self) -> None:
         """End the scheduler and every Ray process; remove what they leave in the temp folder."""
-        self.let_go()
-        assert self._ending is not None
-        self._ending.join()
+        self._begin_to_end(0.0).join()
         self._ending = None
 
-    def _end(self) -> None:
+    def _begin_to_end(self, patience: float) -> threading.Thread:
+        if self._ending is None:
+            self._ending = threading.Thread(target=self._end, args=(patience,))
+            self._ending.start()
+        return self._ending
+
+    def _end(self, patience: float) -> None:
         child, temp = self._child, self._temp
+        deadline = time.monotonic() + patience
+        with contextlib.suppress(queue.Empty):
+            while child is not None and (left := deadline - time.monotonic()) > 0:
+                if self.events.get(timeout=left)["event"] in ("done", "failed", "ended"):
+                    break
         if temp is not None and self._run is not None:
             with contextlib.suppress(OSError):
                 append_log(temp / _EARLY_LOG, self._run.log)  # the process may remove it as it ends

@@ -18,6 +18,7 @@ from tune_dd import artifacts, journal
 from tune_dd.corpus import Corpus
 from tune_dd.corpus.fetch import TEXTS, is_missing
 from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
+from tune_dd.loading import no_collection
 from tune_dd.memory import cpu_trial_bytes, parameter_bytes
 from tune_dd.regimes import ModelSpec, evidence_class
 from tune_dd.sweep.hours import DeviceHours
@@ -154,10 +155,11 @@ def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str
 def prepare_result(painters: Painters) -> None:
     """Load what ``print_result`` needs: for when a core is idle, so that nobody waits for it after the last trial."""
     painters.start()
-    import analysis.coefficients
-    import analysis.drawing
-    import analysis.optimum
-    import analysis.report  # noqa: F401
+    with no_collection():
+        import analysis.coefficients
+        import analysis.drawing
+        import analysis.optimum
+        import analysis.report  # noqa: F401
 
 
 def print_result(
@@ -176,7 +178,7 @@ def print_result(
     from analysis.tables import load_experiment
 
     painters.start()
-    result = analysis.report.compute(load_experiment([run.path]), run.path)
+    result = analysis.report.compute(load_experiment([run.path]), run.path, painters=painters)
     decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
     write_ledger(run, outcome, result)
     # The page shows the ledger, so it is read again before the page is written.

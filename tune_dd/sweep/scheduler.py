@@ -46,6 +46,10 @@ LOCAL_RAY_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "http_proxy": "http://127.0.0.1:9",
     "no_proxy": "localhost,127.0.0.1,::1",
+    # Of two threads of the raylet one connects to the other's socket, which may not be there yet: it looks again after
+    # 20 ms instead of a second, for as long in all.
+    "RAY_raylet_client_connect_timeout_milliseconds": "20",
+    "RAY_raylet_client_num_connect_attempts": "500",
     # Workers load what every trial needs as they start, while the command still plans.
     "RAY_preload_python_modules": "tune_dd.sweep.preload",
 }

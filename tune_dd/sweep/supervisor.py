@@ -131,8 +131,8 @@ class Supervisor:
 
     @property
     def _all_ended(self) -> bool:
-        """Whether every trial is finished or crashed, and its worker has nothing left to write."""
-        return not self.state.unfinished and not self.state.live
+        """Whether every trial is finished or crashed; what its worker still tells Tune, nobody waits for."""
+        return not self.state.unfinished
 
     def _end_ray(self) -> None:
         if self._all_ended:

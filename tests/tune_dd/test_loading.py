@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from tune_dd.sweep.loading import no_collection
+from tune_dd.loading import no_collection
 
 
 def test_the_collector_rests_within_and_no_longer() -> None:
