@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import wait
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -36,3 +39,27 @@ def test_who_draws_makes_no_difference(pictures: list[Picture], monkeypatch: pyt
         helpers[0].kill()  # what it was given is drawn all the same
         assert painters.draw(pictures) == alone
     assert all(helper.poll() is not None for helper in helpers)
+
+
+def test_what_was_begun_is_not_drawn_again(pictures: list[Picture], monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [render(picture) for picture in pictures]
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(2), raising=False)
+    drawn_here: list[str] = []
+
+    def noted(picture: Picture) -> tuple[str, bytes]:
+        drawn_here.append(picture.name)
+        return render(picture)
+
+    monkeypatch.setattr("analysis.drawing.render", noted)
+    with Painters() as painters:
+        painters.begin(pictures)  # before they are started: nothing
+        painters.start()
+        painters.begin(pictures[:4])
+        wait([*painters._begun.values()], timeout=60)
+        # Another object of the same content, as a report makes its pictures anew.
+        again = [replace(picture, data=picture.data.copy()) for picture in pictures]
+        assert painters.draw(again[:4]) == alone[:4]
+        assert not drawn_here
+        assert painters.draw(again) == alone
+        assert drawn_here  # this process helps
+    assert painters.draw(pictures) == alone, "and draws alone where there is no other"

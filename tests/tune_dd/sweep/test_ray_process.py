@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import mmap
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tune_dd.sweep.options import choose_plan, choose_regime, parse
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.ray_process import RayProcess
 from tune_dd.sweep.runs import RAY_TEMP, RunFolder
+from tune_dd.sweep.scheduler import LOCAL_RAY_ENVIRONMENT
 
 
 @pytest.fixture
@@ -104,3 +107,15 @@ def test_what_was_printed_before_there_was_a_run_comes_into_its_log(plan: Plan, 
         assert (run.live / RAY_TEMP).read_text() == str(temp)
     assert "what Ray printed\n" in run.log.read_text()
     assert not temp.exists()
+
+
+def test_ray_knows_the_settings_that_it_is_started_with() -> None:
+    """It passes over in silence what it does not know."""
+    settings = [name for name in LOCAL_RAY_ENVIRONMENT if name.startswith("RAY_") and name[4:].islower()]
+    assert "RAY_raylet_client_connect_timeout_milliseconds" in settings
+    found = importlib.util.find_spec("ray")
+    assert found is not None
+    assert found.origin is not None
+    raylet = Path(found.origin).parent / "core/src/ray/raylet/raylet"
+    with open(raylet, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as program:
+        assert [name for name in settings if program.find(name.encode() + b"\0") < 0] == []
