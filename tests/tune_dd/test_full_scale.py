@@ -26,23 +26,24 @@ SCALE = REGIMES["owt"].scale("full-8m")
 MODELS = [model.name for model in REGIMES["owt"].scale("full").screen_models]
 EVAL_TOKENS = 512  # a read-out of the whole split would take longer than the steps
 
-# Argument: a trial, a run and after how many read-outs to stop it, as JSON. One line per row on standard output.
+# Argument: a trial, a run and the step to stop after (0: none), as JSON. Whether it finished and its rows come out.
 PROGRAM = """
 import json, sys
-from pathlib import Path
 from tune_dd import artifacts
-from tune_dd.trainable import run_trial
+from tune_dd.trainable import Heartbeat, run_trial
 from tune_dd.trial import RunContext, TrialSpec
 
 given = json.loads(sys.argv[1])
 run, rows = RunContext(**given["run"]), []
+beat = Heartbeat.beat
 
-def report(row):
-    rows.append(row)
-    if len(rows) == given["stop_after"]:
+def beat_and_stop(self, step, **more):
+    beat(self, step, **more)
+    if step == given["stop_after"] > 0:
         (run.live / artifacts.STOP).touch()
 
-finished = run_trial(TrialSpec.from_dict(given["trial"]), run, report)
+Heartbeat.beat = beat_and_stop
+finished = run_trial(TrialSpec.from_dict(given["trial"]), run, rows.append)
 print(json.dumps({"finished": finished, "rows": rows}))
 """
 
