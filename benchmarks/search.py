@@ -83,7 +83,9 @@ def timed_command(words: tuple[str, ...], folder: Path) -> dict[str, Any]:
             while not ended.wait(LOOK_SECONDS if stepped else STEP_SECONDS):
                 if not stepped and has_stepped(storage):
                     stepped.append(time.perf_counter() - began)
-                processes.update(tree_cpu(child.pid))
+                for pid, (line, spent) in tree_cpu(child.pid).items():
+                    # One that has ended and is not yet waited for has no command line any more.
+                    processes[pid] = (line or processes.get(pid, ("", 0.0))[0], spent)
 
         thread = threading.Thread(target=look)
         thread.start()
@@ -120,8 +122,10 @@ def searches(words: tuple[str, ...], repeats: int) -> dict[str, Any]:
         for repeat in range(repeats):
             place = folder / str(repeat)
             place.mkdir()
+            read_libraries()
             timed = timed_command(words, place)
             run = next(find_runs(place / "runs"))
+            read_libraries()
             bare = run_python("-m", "benchmarks.bare_loop", str(run.path), str(place / "bare"), peak_memory=False)
             found["bare_loop"].append(bare.seconds)
             found["command"].append(timed["seconds"])
@@ -145,6 +149,11 @@ def searches(words: tuple[str, ...], repeats: int) -> dict[str, Any]:
         "readout_interval_seconds": median(intervals),
         "readout": readout_costs(specs[0].model, 5 * repeats),
     }
+
+
+def read_libraries() -> None:
+    """Have the system hold the libraries' files in memory: a run of minutes may find them gone to disk."""
+    run_python("-c", "import ray.tune, analysis.coefficients, analysis.drawing, analysis.report, tune_dd.trainable")
 
 
 def cache_text(words: tuple[str, ...], cache: Path) -> None:
