@@ -76,15 +76,15 @@ class Painters:
 
     def begin(self, pictures: Sequence[Picture]) -> None:
         """Have the processes draw pictures that will be asked for, while this one goes on."""
-        self._begin([pickle.dumps(picture) for picture in pictures])
+        for picture in pictures:
+            self._begin(picture)
 
     def draw(self, pictures: Sequence[Picture]) -> list[Drawn]:
         """Each picture drawn, in their order. This process draws too, and all that another one fails at."""
         from analysis.drawing import render
 
-        pickled = [pickle.dumps(picture) for picture in pictures]
-        self._begin(pickled)
-        begun = [self._begun.pop(picture, None) for picture in pickled]
+        begun = [self._begin(picture) for picture in pictures]
+        self._begun.clear()
         drawn: dict[int, Drawn] = {}
         # The processes take the first, this one the last; then it waits for what they are at.
         for number in reversed(range(len(pictures))):
@@ -97,10 +97,14 @@ class Painters:
                 drawn[number] = future.result() if error is None else render(pictures[number])
         return [drawn[number] for number in range(len(pictures))]
 
-    def _begin(self, pickled: Sequence[bytes]) -> None:
-        for picture in pickled:
-            if self._threads is not None and picture not in self._begun:
-                self._begun[picture] = self._threads.submit(self._drawn, picture)
+    def _begin(self, picture: Picture) -> Future[Drawn] | None:
+        """What a process will have drawn; None where there is no process."""
+        if self._threads is None:
+            return None
+        pickled = pickle.dumps(picture)
+        if pickled not in self._begun:
+            self._begun[pickled] = self._threads.submit(self._drawn, pickled)
+        return self._begun[pickled]
 
     def _drawn(self, pickled: bytes) -> Drawn:
         """A picture drawn by a process that is idle. Raises what a process that has ended lets a pipe raise."""

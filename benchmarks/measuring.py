@@ -59,13 +59,12 @@ def run_python(*arguments: str, cwd: Path | None = None, peak_memory: bool = Tru
             stderr=subprocess.STDOUT,
         )
         peak, ended = 0, 0
-        while peak_memory and not ended:
-            # While it runs: the maximum that the kernel tells at the end begins with that of the parent.
-            peak = max(peak, memory_bytes("VmHWM", child.pid))
-            time.sleep(_POLL_SECONDS)
-            ended, status, usage = os.wait4(child.pid, os.WNOHANG)
-        if not peak_memory:
-            _, status, usage = os.wait4(child.pid, 0)
+        while not ended:
+            if peak_memory:
+                # While it runs: the maximum that the kernel tells at the end begins with that of the parent.
+                peak = max(peak, memory_bytes("VmHWM", child.pid))
+                time.sleep(_POLL_SECONDS)
+            ended, status, usage = os.wait4(child.pid, os.WNOHANG if peak_memory else 0)
         seconds = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +46,7 @@ class RayProcess:
         self._temp: Path | None = None
         self._run: RunFolder | None = None
         self._ending: threading.Thread | None = None
+        self._finished = threading.Event()  # set once Tune is done, or the process failed or ended
 
     def __enter__(self) -> RayProcess:
         return self
@@ -89,7 +89,9 @@ class RayProcess:
         )
         if log is not None:
             log.close()
-        threading.Thread(target=_read_events, args=(self._child, self.events), daemon=True).start()
+        self._finished = threading.Event()
+        reader = threading.Thread(target=_read_events, args=(self._child, self.events, self._finished), daemon=True)
+        reader.start()
         self.send(
             [
                 {
@@ -143,11 +145,8 @@ class RayProcess:
 
     def _end(self, patience: float) -> None:
         child, temp = self._child, self._temp
-        deadline = time.monotonic() + patience
-        with contextlib.suppress(queue.Empty):
-            while child is not None and (left := deadline - time.monotonic()) > 0:
-                if self.events.get(timeout=left)["event"] in ("done", "failed", "ended"):
-                    break
+        if child is not None:
+            self._finished.wait(patience)
         if temp is not None and self._run is not None:
             with contextlib.suppress(OSError):
                 append_log(temp / _EARLY_LOG, self._run.log)  # the process may remove it as it ends
@@ -165,9 +164,13 @@ class RayProcess:
         self._child = self._temp = self._run = None
 
 
-def _read_events(child: subprocess.Popen[str], events: queue.Queue[dict[str, Any]]) -> None:
+def _read_events(child: subprocess.Popen[str], events: queue.Queue[dict[str, Any]], finished: threading.Event) -> None:
     assert child.stdout is not None
     for line in child.stdout:
         with contextlib.suppress(ValueError):
-            events.put(json.loads(line))
+            event = json.loads(line)
+            events.put(event)
+            if event["event"] in ("done", "failed"):
+                finished.set()
+    finished.set()
     events.put({"event": "ended"})

@@ -153,7 +153,7 @@ def _describe_text(plan: Plan, corpus: Corpus | None, cache_folder: Path) -> str
 
 
 def prepare_result(painters: Painters) -> None:
-    """Load what ``print_result`` needs: for when a core is idle, so that nobody waits for it after the last trial."""
+    """Load what ``print_result`` needs; called when a core is idle, nobody waits for it after the last trial."""
     painters.start()
     with no_collection():
         import analysis.coefficients
@@ -173,11 +173,11 @@ def print_result(
         write_ledger(run, outcome, None)
         console.print("no trial finished, so there is nothing to analyse", highlight=False)
         return
+    prepare_result(painters)
     # Imported here: it draws, and a search need not wait for that.
     import analysis.report
     from analysis.tables import load_experiment
 
-    painters.start()
     result = analysis.report.compute(load_experiment([run.path]), run.path, painters=painters)
     decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
     write_ledger(run, outcome, result)
