@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tune_dd.artifacts import COLUMNS
-from tune_dd.sweep.scheduler import LOCAL_RAY_ENVIRONMENT, RAY_ENVIRONMENT
+from tune_dd.sweep.local_ray import LOCAL_RAY_ENVIRONMENT
+from tune_dd.sweep.scheduler import RAY_ENVIRONMENT
 
 _PAUSE_SECONDS = 0.3  # between two read-outs, for the training
 

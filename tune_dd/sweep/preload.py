@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 from pathlib import Path
 
-from tune_dd.loading import no_collection
-
-MARKS = "TUNE_DD_WORKER_MARKS"  # names the folder of the marks
-_MODULES = ("tune_dd.trainable", "ray.tune", "tune_dd.sweep.worker")
-
-
-def started(folder: str) -> int:
-    """How many workers have said so."""
-    return len(list(Path(folder).glob("worker-*")))
-
+from tune_dd.sweep.fork_server import MARKS, load, load_tune
 
 if MARKS in os.environ:
-    with no_collection():
-        for _name in _MODULES:
-            importlib.import_module(_name)
+    load()
+    load_tune()
     with contextlib.suppress(OSError):
         Path(os.environ[MARKS], f"worker-{os.getpid()}").touch()

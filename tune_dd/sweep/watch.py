@@ -19,6 +19,10 @@ class Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._tell(trial, final=True)
 
+    def on_experiment_end(self, trials: Any, **info: Any) -> None:
+        # Now, not when Tune has read what it wrote: nobody reads its results.
+        send("done")
+
     def _tell(self, trial: Any, *, final: bool) -> None:
         error = trial.get_pickled_error()
         cause = getattr(error, "cause", error)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tune_dd.errors import UserError
-from tune_dd.sweep import preload
+from tune_dd.sweep import fork_server
+from tune_dd.sweep.local_ray import LOCAL_RAY_ENVIRONMENT
 from tune_dd.sweep.options import choose_plan, choose_regime, parse
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.ray_process import RayProcess
 from tune_dd.sweep.runs import RAY_TEMP, RunFolder
-from tune_dd.sweep.scheduler import LOCAL_RAY_ENVIRONMENT
 
 
 @pytest.fixture
@@ -34,6 +34,19 @@ def running(temp: Path) -> dict[str, list[str]]:
             continue
         if any(str(temp) in word for word in words):
             found[line.parent.name] = words
+    return found
+
+
+def session(leader: int) -> set[str]:
+    """Pids of the processes of a session that are not over, whatever their command line says."""
+    found = set()
+    for line in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, leads = line.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(leads) == leader and state != "Z":
+            found.add(line.parent.name)
     return found
 
 
@@ -59,9 +72,10 @@ def test_a_refused_plan_leaves_no_process_and_no_folder(plan: Plan, seconds: flo
         raise UserError("refused")
     assert child.poll() is not None
     deadline = time.monotonic() + 20
-    while running(temp) and time.monotonic() < deadline:
+    while (running(temp) or session(child.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not running(temp)
+    assert not session(child.pid)
     assert not temp.exists()
 
 
@@ -87,9 +101,9 @@ def test_a_local_ray_has_workers_and_no_process_that_no_search_uses(plan: Plan) 
         ray.start(plan)
         assert ray._temp is not None
         deadline = time.monotonic() + 60
-        while preload.started(str(ray._temp)) < plan.n_devices and time.monotonic() < deadline:
+        while fork_server.started(str(ray._temp)) < plan.n_devices and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert preload.started(str(ray._temp)) == plan.n_devices
+        assert fork_server.started(str(ray._temp)) == plan.n_devices
         programs = {Path(word).name for words in running(ray._temp).values() for word in words[:3]}
     assert {"raylet", "gcs_server"} <= programs
     assert not programs & {"agent.py", "main.py", "monitor.py", "log_monitor.py", "dashboard.py"}
