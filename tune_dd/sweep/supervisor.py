@@ -144,9 +144,9 @@ class Supervisor:
         self._signals.append(number)
 
     def _start(self, unfinished: list[TrialSpec]) -> None:
-        trial_resources: dict[str, Any] = {"cpu": 1}
+        trial_resources = {"cpu": 1}
         if self.plan.device == "mps":
-            trial_resources["resources"] = {"mps": 1}
+            trial_resources["mps"] = 1  # a key that Tune does not know is a resource of ours
         elif self.plan.device == "cuda":
             trial_resources["gpu"] = 1
         clear_disposable(self.run)
