@@ -94,7 +94,7 @@ def open_device(name: str, n_threads: int) -> torch.device:
     torch.set_num_threads(n_threads)
     if name == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True)  # with warnings alone attention's backward stays as it is
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(name)
 
@@ -107,6 +107,16 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give back what torch holds of the device for tensors to come."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def reset_peak_memory(device: torch.device) -> None:

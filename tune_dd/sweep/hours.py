@@ -55,4 +55,5 @@ def _measure(plan: Plan, specs: tuple[TrialSpec, ...], console: Console) -> floa
     last = {spec.model: spec for spec in specs}  # the largest dropout: masks cost too
     with console.status(f"measuring a step of {', '.join(m.name for m in last)} on {plan.device}"):
         seconds = {model: estimate_step_seconds(spec, torch_device) for model, spec in last.items()}
+    device.free_cached_memory(torch_device)  # this process goes on beside the trials
     return search_hours(plan, specs, seconds)

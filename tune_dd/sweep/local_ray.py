@@ -17,7 +17,9 @@ from tune_dd.sweep.fork_server import ForkServer
 # Usage statistics off, one of Ray's processes still asks the metadata services of three clouds where it runs
 # (ray/_common/usage/usage_lib.py); a proxy that refuses keeps that question on this machine.
 LOCAL_RAY_ENVIRONMENT = {
+    # On loopback only (by default every Ray process on Linux listens on all interfaces), and for who has the token.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
     "http_proxy": "http://127.0.0.1:9",
     "no_proxy": "localhost,127.0.0.1,::1",
     # Of two threads of the raylet one connects to the other's socket, which may not be there yet: it looks again after

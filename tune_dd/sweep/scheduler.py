@@ -25,11 +25,9 @@ from tune_dd.sweep import local_ray
 from tune_dd.sweep.events import open_events, send
 from tune_dd.sweep.runs import append_log
 
-# Before Ray is imported. No usage statistics leave the machine; a local Ray listens on loopback only
-# (by default every Ray process on Linux listens on all interfaces); clients need the token.
+# Before Ray is imported. No usage statistics leave the machine.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 
@@ -11,6 +12,7 @@ def train_trial(config: dict[str, Any]) -> None:
     A trial that raises is recorded as crashed and ends: Ray may not try it again. A worker that dies
     is another matter: Tune starts the trial anew, and it goes on from its journal.
     """
+    import torch
     from ray import tune
 
     from tune_dd import journal
@@ -36,3 +38,6 @@ def train_trial(config: dict[str, Any]) -> None:
         step = Heartbeat(run, spec).last_step()
         journal.record_crash(run.journals, spec, f"{type(error).__name__}: {error}", step)
         Heartbeat(run, spec).close()
+        if isinstance(error, torch.AcceleratorError):
+            # The device is lost to this process, which would crash every trial that it gets: Ray starts another.
+            os._exit(1)

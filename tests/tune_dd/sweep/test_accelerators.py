@@ -23,25 +23,76 @@ device.open_device = lambda name, n_threads: opened("cpu", n_threads)
 """
 
 
-@pytest.mark.parametrize(("device", "n_devices"), [("mps", 1), ("cuda", 2)])
-def test_ray_gives_each_trial_a_device(tmp_path: Path, device: str, n_devices: int) -> None:
-    (tmp_path / "text.txt").write_text(synthetic_text(120), encoding="utf-8")
-    (tmp_path / "tiny.toml").write_text(TINY_REGIME, encoding="utf-8")
-    site = tmp_path / "site"
+# The first worker that waits for its device finds it lost; each worker leaves its pid where it opens the device.
+LOST = """
+import os, sys
+from pathlib import Path
+
+folder = Path(__file__).parent
+
+
+def note(name):
+    with open(folder / name, "a") as file:
+        file.write(f"{os.getpid()}\\n")
+
+
+def open_and_note(name, n_threads, open=device.open_device):
+    if in_a_worker():
+        note("opened")
+    return open(name, n_threads)
+
+
+def lose(torch_device):
+    import torch
+
+    if in_a_worker() and not (folder / "lost").exists():
+        note("lost")
+        (folder / "opened").unlink()
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def in_a_worker():
+    return Path("/proc/self/cmdline").read_bytes().startswith(b"ray::")
+
+
+device.open_device, device.synchronize = open_and_note, lose
+"""
+
+
+def search(folder: Path, site_code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "text.txt").write_text(synthetic_text(120), encoding="utf-8")
+    (folder / "tiny.toml").write_text(TINY_REGIME, encoding="utf-8")
+    site = folder / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    (site / "sitecustomize.py").write_text(site_code)
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", "tune_dd.sweep", "tiny.toml", "--device", device, "--seeds", "0"],
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-m", "tune_dd.sweep", "tiny.toml", "--seeds", "0", *options],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=240,
     )
+
+
+@pytest.mark.parametrize(("device", "n_devices"), [("mps", 1), ("cuda", 2)])
+def test_ray_gives_each_trial_a_device(tmp_path: Path, device: str, n_devices: int) -> None:
+    done = search(tmp_path, SITECUSTOMIZE, "--device", device)
     assert done.returncode == 0, done.stderr
     assert f"{device}, {n_devices} trial(s) at a time" in done.stdout
     (metrics,) = tmp_path.glob(f"ray_results/*/*/{artifacts.METRICS}")
     rows = [row for _, row in artifacts.read_rows(metrics)]
     assert {row["device"] for row in rows} == {device}
     assert len({row["trial_id"] for row in rows}) > 1
+
+
+def test_a_worker_whose_device_is_lost_gets_no_further_trial(tmp_path: Path) -> None:
+    done = search(tmp_path, SITECUSTOMIZE + LOST, "--device", "cuda", "--devices", "1")
+    assert done.returncode == 3, done.stderr
+    (config,) = tmp_path.glob(f"ray_results/*/*/{artifacts.CONFIG}")
+    assert len(list((config.parent / artifacts.JOURNALS).glob("*.crash*"))) == 1
+    (lost,) = (tmp_path / "site/lost").read_text().split()
+    opened = (tmp_path / "site/opened").read_text().split()
+    assert opened
+    assert lost not in opened
