@@ -56,7 +56,7 @@ TOY = ("--prefixes", "4k,8k", "--dropouts", "0,0.3", "--readouts", "8192,16384",
 MEMORY_STEP = 100  # trials between two looks at the memory
 LOOK_SECONDS = 2.0  # between two looks at the processes of a command, which take of the cores that are measured
 STEP_SECONDS = 0.1  # the same until the first training step
-PARTS = {"workers": "ray::ImplicitFunc", "driver": "tune_dd.sweep.scheduler", "ray": "/ray/|ray::"}
+PARTS = {"workers": "ray::ImplicitFunc", "driver": r"tune_dd\.sweep\.(scheduler|fork_server)", "ray": "/ray/|ray::"}
 
 
 def timed_command(words: tuple[str, ...], folder: Path) -> dict[str, Any]:

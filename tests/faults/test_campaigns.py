@@ -62,7 +62,7 @@ def resume_until_done(folder: Path, faults: list[str], draw: random.Random) -> C
         process = start(folder, *options)
         if fault is not None:
             # From before the first trial to the thick of it.
-            deadline = time.monotonic() + draw.uniform(1.0, 9.0)
+            deadline = time.monotonic() + draw.uniform(1.0, 6.0)
             while time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.02)
             if fault in SIGNALS and process.poll() is None:

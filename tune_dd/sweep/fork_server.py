@@ -26,6 +26,7 @@ from typing import Any
 from tune_dd.loading import deferred, no_collection
 from tune_dd.sweep import fork_client
 
+_TITLE = "tune_dd.sweep.fork_server"  # in lists of processes; a worker's is Ray's to give
 MARKS = "TUNE_DD_WORKER_MARKS"  # names the folder of the marks of workers that have loaded
 # Not Tune itself: as it is loaded Ray begins to draw random ids, and every worker would go on to draw the same.
 _SHARED = ("tune_dd.trainable", "tune_dd.sweep.worker", "fsspec", "pyarrow.fs", "requests", "rich.layout", "rich.live")
@@ -65,7 +66,7 @@ def load_tune() -> None:
 
 
 class ForkServer:
-    """The server, forked from this process, which it does not outlive.
+    """The server, forked from this process, which has imported Ray by ``import_ray`` and which it does not outlive.
 
     Args:
         folder: its socket is made there; the path must stay under 108 bytes.
@@ -100,6 +101,7 @@ def _serve(listener: socket.socket, lifeline: int) -> None:
     os.dup2(nothing, 0)
     os.dup2(2, 1)  # standard output is the command's
     os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # Arrow's allocator: no thread before the fork
+    sys.modules["ray"]._raylet.setproctitle(_TITLE)
     load()
     gc.freeze()  # what is there stays; a collection in a worker would copy its memory to look at it
     if len(list(Path("/proc/self/task").iterdir())) > 1:

@@ -83,8 +83,8 @@ def test_forks_of_what_is_loaded_draw_ids_of_their_own() -> None:
 @linux
 def test_the_server_ends_with_the_process_that_it_was_forked_from(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tune_dd.sweep.fork_server import ForkServer\n"
-        f"server = ForkServer(Path({str(tmp_path)!r})); print('there', flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from tune_dd.sweep.fork_server import ForkServer, import_ray\n"
+        f"import_ray(); server = ForkServer(Path({str(tmp_path)!r})); print('there', flush=True); time.sleep(600)"
     )
     # Short of /tmp, where the path of a socket may be too long for tests' folders.
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -111,8 +111,8 @@ def test_a_fork_runs_the_script_with_the_environment_and_the_output_of_the_one_w
     option = f"--python_worker_command={subprocess.list2cmdline(command)}"
     code = (
         "import json, os, subprocess, sys; os.environ['OMP_NUM_THREADS'] = '1'\n"
-        "from pathlib import Path; from tune_dd.sweep.fork_server import ForkServer\n"
-        f"server = ForkServer(Path({str(folder)!r}))\n"
+        "from pathlib import Path; from tune_dd.sweep.fork_server import ForkServer, import_ray\n"
+        f"import_ray(); server = ForkServer(Path({str(folder)!r}))\n"
         f"command = server.take_over({option!r}).partition('=')[2]\n"
         f"environment = {{**os.environ, 'ASKED': 'ü', 'RAY_JOB_ID': {fork_client.NO_JOB!r}}}\n"
         "subprocess.run(['nice', '-n', '3', 'sh', '-c', command], env=environment, check=True)\n"
