@@ -118,7 +118,7 @@ def test_a_stress_campaign_ends_with_the_unbroken_table(
         process = start(tmp_path, *options, fault={"kind": "count"})
         if draw.random() < 0.75:  # else while it starts
             wait_until(lambda p=process, b=began: p.poll() is not None or live(tmp_path, since=b))
-        deadline = time.monotonic() + draw.uniform(1.0, 4.0)
+        deadline = time.monotonic() + draw.uniform(1.0, 6.0)
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         if process.poll() is None:

@@ -1,9 +1,9 @@
 """One process that loads what every worker needs and forks each worker that Ray starts.
 
-Torch, Ray and Tune take a worker some two seconds of cpu to load. Here they are loaded once, while Ray itself still
-starts, and the workers share the memory. Only where trials run on a Linux cpu: a process that has loaded torch cannot
-be forked safely on macOS, nor use an accelerator afterwards. Where there is no server, or none that answers, workers
-start as Ray starts them and load everything themselves.
+Torch, Ray and what Tune needs take a worker some two seconds of cpu to load. Here they are loaded once, while Ray
+itself still starts, and the workers share the memory. Only where trials run on a Linux cpu: a process that has loaded
+torch cannot be forked safely on macOS, nor use an accelerator afterwards. Where there is no server, or none that
+answers, workers start as Ray starts them and load everything themselves.
 """
 
 from __future__ import annotations

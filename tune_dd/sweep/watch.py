@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ray import tune
@@ -20,8 +21,10 @@ class Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         self._tell(trial, final=True)
 
     def on_experiment_end(self, trials: Any, **info: Any) -> None:
-        # Now, not when Tune has read what it wrote: nobody reads its results.
-        send("done")
+        # Now, not when Tune has read what it wrote: nobody reads its results. Tune calls this as it handles its own
+        # failure, too, which is no end.
+        if sys.exc_info()[0] is None:
+            send("done")
 
     def _tell(self, trial: Any, *, final: bool) -> None:
         error = trial.get_pickled_error()

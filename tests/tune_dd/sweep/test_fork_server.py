@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from tests_support import wait_until
 
 from tune_dd.sweep import fork_client, fork_server
 from tune_dd.sweep.options import choose_plan, choose_regime, parse
@@ -22,14 +22,6 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked o
 def parent(pid: int) -> int:
     """Of a process that is there; its name in the file may hold anything, a bracket too."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def wait_until(true: object, seconds: float = 60.0) -> None:
-    assert callable(true)
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert true()
 
 
 def run_python(code: str) -> str:
@@ -55,7 +47,7 @@ def test_the_workers_of_a_local_ray_are_forks_that_have_loaded_no_pandas() -> No
             loaded = Path(f"/proc/{worker}/maps").read_text()
             assert "/torch/lib/" in loaded
             assert "/pandas/" not in loaded
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() and not ended(pid) for pid in {*workers, *servers}))
+    wait_until(lambda: all(ended(pid) for pid in {*workers, *servers}))
 
 
 def ended(pid: int) -> bool:
@@ -86,7 +78,6 @@ def test_the_server_ends_with_the_process_that_it_was_forked_from(tmp_path: Path
         "import sys, time; from pathlib import Path; from tune_dd.sweep.fork_server import ForkServer, import_ray\n"
         f"import_ray(); server = ForkServer(Path({str(tmp_path)!r})); print('there', flush=True); time.sleep(600)"
     )
-    # Short of /tmp, where the path of a socket may be too long for tests' folders.
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "there\n"
@@ -106,13 +97,12 @@ def test_a_fork_runs_the_script_with_the_environment_and_the_output_of_the_one_w
         "print(json.dumps([sys.argv, os.environ['ASKED'], os.nice(0), os.getpgrp() == os.getpid(), loaded]))\n"
         "sys.exit('to standard error')\n"
     )
-    folder = Path(os.path.relpath(tmp_path))
     command = [sys.executable, "setup_worker.py", str(script), "a b", "--language=PYTHON", "--worker-id=1"]
     option = f"--python_worker_command={subprocess.list2cmdline(command)}"
     code = (
         "import json, os, subprocess, sys; os.environ['OMP_NUM_THREADS'] = '1'\n"
         "from pathlib import Path; from tune_dd.sweep.fork_server import ForkServer, import_ray\n"
-        f"import_ray(); server = ForkServer(Path({str(folder)!r}))\n"
+        f"import_ray(); server = ForkServer(Path({str(tmp_path)!r}))\n"
         f"command = server.take_over({option!r}).partition('=')[2]\n"
         f"environment = {{**os.environ, 'ASKED': 'ü', 'RAY_JOB_ID': {fork_client.NO_JOB!r}}}\n"
         "subprocess.run(['nice', '-n', '3', 'sh', '-c', command], env=environment, check=True)\n"
