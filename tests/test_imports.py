@@ -21,6 +21,7 @@ FORBIDDEN = {
     "loading": {"torch", "ray"},
     "snapshots": {"torch", "ray", "tune_dd.model", "tune_dd.corpus"},
     "builtin_regimes": {"torch", "ray"},
+    "arithmetic": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
     "memory": {"ray", "tune_dd.corpus", "tune_dd.artifacts"},
     "corpus": {"torch", "ray", "tune_dd.model"},
     "tokenizer": {"torch", "ray", "tune_dd.model"},

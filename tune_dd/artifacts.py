@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -93,7 +94,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             reach("half_written")
             file.write(data[half:])
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         reach("before_rename")
         os.replace(temp, path)
         reach("after_rename")
@@ -119,11 +120,23 @@ def checksum(value: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def sync(fd: int) -> None:
+    """Have an open file or folder on the disk itself.
+
+    macOS's fsync leaves it in the drive's cache, and its F_FULLFSYNC does not know every file system.
+    """
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in the folder last through a power loss."""
     fd = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
 

@@ -128,13 +128,18 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the device on cuda, of this process on cpu and mps (unified memory)."""
+    """Most memory held so far: of the device on cuda, else of this process.
+
+    On mps, whose memory is the machine's, with what Metal has given torch. Torch keeps that for tensors to come, so
+    what it holds now is what it has held at most.
+    """
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+    peak = peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+    return peak + torch.mps.driver_allocated_memory() if device.type == "mps" else peak
 
 
 def device_name(device: torch.device) -> str:

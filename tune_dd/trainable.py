@@ -128,6 +128,7 @@ def run_trial(
 
     Raises:
         UserError: something the user must mend (a full disk, a missing cache). The search should stop.
+        DeviceMiscomputes: the device's process should end with the trial.
         Exception: whatever the trial raised otherwise; it concerns this trial alone.
     """
     heartbeat = Heartbeat(run, spec)
@@ -151,6 +152,7 @@ def run_trial(
     for row in rows:
         report(row)
     heartbeat.beat(trial.step, force=True)
+    trial.check_device()
 
     def save(aside: Aside, report_last: bool = False) -> None:
         tensors, counters = trial.state()
@@ -183,7 +185,9 @@ def run_trial(
         if len(rows) == spec.n_readouts:  # another trial of the same path has been to the end
             save(aside)
         for stage_index, readout_index, step in readouts[len(rows) :]:
-            if not trial.advance(step, should_stop=should_stop, on_step=heartbeat.beat):
+            reached = trial.advance(step, should_stop=should_stop, on_step=heartbeat.beat)
+            trial.check_device()  # before anything is kept of what a device that errs has trained
+            if not reached:
                 save(aside)
                 aside.finish()
                 heartbeat.close()

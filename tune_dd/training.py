@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tune_dd.arithmetic import check_arithmetic
 from tune_dd.device import synchronize
 from tune_dd.evaluation import EVAL_BATCH_TOKENS, TrainingDiverged, autocast, evaluate, to_device, training_windows
 from tune_dd.model import Transformer
@@ -73,8 +74,9 @@ class TrialRun:
         )
         self.optimizer = AdamW(self.model.parameters(), spec.protocol)
         # The hand-written step is for float32 on cpu; elsewhere autograd finds fused kernels of its own.
-        fused = not accelerated and spec.protocol.precision == "float32"
-        self._fused = hand_written_step(self.model, spec.protocol.batch_size) if fused else None
+        exact = spec.protocol.precision == "float32"
+        self._fused = hand_written_step(self.model, spec.protocol.batch_size) if exact and not accelerated else None
+        self._may_miscompute = exact and accelerated
         self.step = 0
         self.train_seconds = 0.0
         self.trace: list[list[float]] = []
@@ -126,17 +128,9 @@ class TrialRun:
     def _train_step(self) -> None:
         spec, protocol = self.spec, self.spec.protocol
         index, stage = self.stage_of(self.step)
-        inputs, targets = sample_batch(
-            self.data.tokens,
-            stage.unique_tokens,
-            protocol.batch_size,
-            protocol.context,
-            seed=spec.seed,
-            stage=index,
-            step=self.step,
-        )
+        inputs, targets = self._batch(index, stage)
         self.model.set_dropout(stage.dropout, spec.seed, index, self.step)
-        loss = self._loss_and_gradients(to_device(inputs, self.device), to_device(targets, self.device))
+        loss = self._loss_and_gradients(inputs, targets)
         self.optimizer.step(learning_rate(protocol, self.step, spec.total_steps))
         self.step += 1
         self._loss_sum += loss
@@ -147,6 +141,30 @@ class TrialRun:
             self.trace.append([self.step, mean])
             self._loss_sum.zero_()
             self._loss_count = 0
+
+    def _batch(self, index: int, stage: Stage) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of the next step, on the device."""
+        inputs, targets = sample_batch(
+            self.data.tokens,
+            stage.unique_tokens,
+            self.spec.protocol.batch_size,
+            self.spec.protocol.context,
+            seed=self.spec.seed,
+            stage=index,
+            step=self.step,
+        )
+        return to_device(inputs, self.device), to_device(targets, self.device)
+
+    def check_device(self) -> None:
+        """Hold an accelerator's float32 arithmetic against the cpu's, on a batch of the stage trained last.
+
+        Nothing on the cpu itself and in bfloat16. Training goes on as if there had been no look.
+
+        Raises:
+            DeviceMiscomputes: they differ by more than rounding.
+        """
+        if self._may_miscompute:
+            check_arithmetic(self.model, *self._batch(*self.stage_of(max(0, self.step - 1))))
 
     def _loss_and_gradients(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self._fused is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from tune_dd.arithmetic import DeviceMiscomputes
 from tune_dd.evaluation import TrainingDiverged
 from tune_dd.regimes import ModelSpec, Protocol
 from tune_dd.stream import evaluation_windows
@@ -100,6 +102,25 @@ def test_many_cuts_on_the_way_change_nothing() -> None:
         following.load_state(*run.state())
         run = following
     assert_same(uninterrupted(spec), run)
+
+
+@pytest.mark.parametrize("as_accelerator", [False, True])
+def test_a_look_at_the_device_changes_nothing(as_accelerator: bool) -> None:
+    spec = trial()
+    run = TrialRun(spec, skewed_data(), CPU, as_accelerator=as_accelerator)
+    for step in (0, 7, 10, 11, 20, 40):  # 20 and 40 are the ends of stages
+        run.advance(step)
+        run.check_device()
+    assert_same(uninterrupted(spec, as_accelerator=as_accelerator), run)
+
+
+@pytest.mark.parametrize(("precision", "looks"), [("float32", True), ("bfloat16", False)])
+def test_an_accelerator_that_errs_is_found_in_float32(precision: str, looks: bool) -> None:
+    run = TrialRun(trial(protocol=replace(PROTOCOL, precision=precision)), skewed_data(), CPU, as_accelerator=True)
+    run.advance(10)
+    run.model.head.weight.register_hook(lambda gradient: 1.1 * gradient)
+    with pytest.raises(DeviceMiscomputes) if looks else contextlib.nullcontext():
+        run.check_device()
 
 
 def test_should_stop_leaves_a_whole_state_and_says_so() -> None:

@@ -48,6 +48,11 @@ class RayProcess:
         self._ending: threading.Thread | None = None
         self._finished = threading.Event()  # set once Tune is done, or the process failed or ended
 
+    @property
+    def is_local(self) -> bool:
+        """Whether every process of Ray runs on this machine."""
+        return self._address == "local"
+
     def __enter__(self) -> RayProcess:
         return self
 
@@ -98,7 +103,7 @@ class RayProcess:
                     "address": self._address,
                     "ray_temp": str(self._temp),
                     "cluster": cluster,
-                    "cluster_needs": cluster if self._address == "local" else dict.fromkeys(cluster, 1),
+                    "cluster_needs": cluster if self.is_local else dict.fromkeys(cluster, 1),
                 }
             ]
         )

@@ -291,7 +291,9 @@ class Supervisor:
                 reason = f"hung: no progress for {self.hang_seconds:.0f} s at step {beat.step}"
                 journal.record_crash(self.run.journals, self.state.specs[trial_id], reason, beat.step)
                 self.state.retire(trial_id)
-                if beat.host == socket.gethostname() and _is_ray_worker(beat.pid):
+                # A Mac that has moved to another network may have another name.
+                here = self.ray.is_local or beat.host == socket.gethostname()
+                if here and _is_ray_worker(beat.pid):
                     with contextlib.suppress(OSError):
                         os.kill(beat.pid, signal.SIGKILL)
 

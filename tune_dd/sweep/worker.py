@@ -16,6 +16,7 @@ def train_trial(config: dict[str, Any]) -> None:
     from ray import tune
 
     from tune_dd import journal
+    from tune_dd.arithmetic import DeviceMiscomputes
     from tune_dd.errors import UserError
     from tune_dd.trainable import Heartbeat, run_trial
     from tune_dd.trial import RunContext, TrialSpec
@@ -38,6 +39,6 @@ def train_trial(config: dict[str, Any]) -> None:
         step = Heartbeat(run, spec).last_step()
         journal.record_crash(run.journals, spec, f"{type(error).__name__}: {error}", step)
         Heartbeat(run, spec).close()
-        if isinstance(error, torch.AcceleratorError):
+        if isinstance(error, torch.AcceleratorError | DeviceMiscomputes):
             # The device is lost to this process, which would crash every trial that it gets: Ray starts another.
             os._exit(1)

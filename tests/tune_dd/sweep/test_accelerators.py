@@ -14,19 +14,41 @@ from tune_dd import artifacts
 
 # In every Python process of the search, Ray's workers too: the device is there, and its tensors lie on the cpu.
 SITECUSTOMIZE = """
+from pathlib import Path
+
 from tune_dd import device
 
 opened = device.open_device
 device.why_unusable = lambda name: None
 device.device_count = lambda name: {"mps": 1, "cuda": 2, "cpu": 2}[name]
-device.open_device = lambda name, n_threads: opened("cpu", n_threads)
+
+
+def open_cpu(name, n_threads):
+    from tune_dd import training  # not before a trial: it brings torch
+
+    if not hasattr(training, "begin_trial"):
+        training.begin_trial = training.TrialRun.__init__
+        training.TrialRun.__init__ = as_accelerator
+    return opened("cpu", n_threads)
+
+
+def as_accelerator(trial, spec, data, torch_device):
+    from tune_dd import training
+
+    training.begin_trial(trial, spec, data, torch_device, as_accelerator=True)
+
+
+def in_a_worker():
+    return Path("/proc/self/cmdline").read_bytes().startswith(b"ray::")
+
+
+device.open_device = open_cpu
 """
 
 
 # The first worker that waits for its device finds it lost; each worker leaves its pid where it opens the device.
 LOST = """
-import os, sys
-from pathlib import Path
+import os
 
 folder = Path(__file__).parent
 
@@ -51,11 +73,26 @@ def lose(torch_device):
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
-def in_a_worker():
-    return Path("/proc/self/cmdline").read_bytes().startswith(b"ray::")
-
-
 device.open_device, device.synchronize = open_and_note, lose
+"""
+
+# On the device of the first worker that opens one, the embedding's gradients are a tenth too large.
+ERRS = """
+import os
+
+mark = Path(__file__).with_name("errs")
+
+
+def begin(trial, *how, as_accelerator=as_accelerator):
+    as_accelerator(trial, *how)
+    if in_a_worker():
+        if not mark.exists():
+            mark.write_text(str(os.getpid()))
+        if mark.read_text() == str(os.getpid()):
+            trial.model.embedding.weight.register_hook(lambda gradient: 1.1 * gradient)
+
+
+as_accelerator = begin
 """
 
 
@@ -65,9 +102,13 @@ def search(folder: Path, site_code: str, *options: str) -> subprocess.CompletedP
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(site_code)
-    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return command(folder, "tiny.toml", "--seeds", "0", *options)
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, "-m", "tune_dd.sweep", "tiny.toml", "--seeds", "0", *options],
+        [sys.executable, "-m", "tune_dd.sweep", *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
@@ -96,3 +137,18 @@ def test_a_worker_whose_device_is_lost_gets_no_further_trial(tmp_path: Path) -> 
     opened = (tmp_path / "site/opened").read_text().split()
     assert opened
     assert lost not in opened
+
+
+def test_what_a_device_that_errs_has_trained_is_not_kept(tmp_path: Path) -> None:
+    done = search(tmp_path, SITECUSTOMIZE + ERRS, "--device", "mps")
+    assert done.returncode == 3, done.stderr
+    assert "computes other numbers than the cpu" in done.stdout
+    (run,) = (path.parent for path in tmp_path.glob(f"ray_results/*/*/{artifacts.CONFIG}"))
+    (crash,) = (run / artifacts.JOURNALS).glob("*.crash*")
+    rows = [row for _, row in artifacts.read_rows(run / artifacts.METRICS)]
+    assert rows  # another worker has trained the other trials
+    assert not [row for row in rows if row["trial_id"] in crash.name]
+    again = command(tmp_path, "--resume", str(run), "--retry-crashed")
+    assert again.returncode == 0, again.stderr
+    rows = [row for _, row in artifacts.read_rows(run / artifacts.METRICS)]
+    assert [row for row in rows if row["trial_id"] in crash.name]
