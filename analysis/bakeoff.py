@@ -76,8 +76,9 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
     """Sort runs into calibrations, hold-outs and streams, by phase and by whether a law was frozen for them.
 
     Args:
-        every: keep the static hold-outs that fewer forms were frozen for than for others, and judge every form on all
-            of them. By default a form is judged on no hold-out that had been seen before the form was made.
+        every: keep every static hold-out, and judge every form on all of them. By default a form is judged on no
+            hold-out that had been seen before the form was made: those stay that the default form was frozen for or,
+            where there are none, that most forms were frozen for, and the forms that were frozen for all of those.
 
     Raises:
         UserError: there is no calibration among them, or they are of several evidence classes or devices.
@@ -111,11 +112,13 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
                 streams.append(Stream(rows, {law["condition"]: law["law"] for law in frozen}))
     if not calibrations:
         raise UserError("no calibrate or confirm run among them: name runs that a law can be fitted to")
+    default = LAWS[DEFAULT_LAW].cells
     most = max((len(forms) for forms, _, _ in holdouts), default=0)
+    first = any(default in forms for forms, _, _ in holdouts)
     kept: dict[Place, list[pd.DataFrame]] = {}
     judged: dict[Place, frozenset[str]] = {}
     for forms, place, own in holdouts:
-        if every or len(forms) == most:
+        if every or (default in forms if first else len(forms) == most):
             kept.setdefault(place, []).append(own)
             judged[place] = frozenset(LAWS) if every else judged.get(place, forms) & forms
     return Study(_join(calibrations), _join(kept), judged, tuple(streams), texts)

@@ -20,7 +20,7 @@ from tune_dd.laws import REFERENCE_LAW, Array, design_rank, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
 BASELINES = ("constant", "x_only", "y_only")  # of one variable or none: they say what the others are worth
-RIVALS = (*BASELINES, "first_order", "interaction", "separable", "odds", "onset", "pinned", "saturating")
+RIVALS = (*BASELINES, "first_order", "interaction", "separable", "odds", "onset", "pinned", "saturating", "epochs")
 
 
 def leave_one_cell_out(

@@ -118,7 +118,7 @@ def parser() -> OneLineParser:
         help="calibrate, confirm and stream runs (default: all of --results)",
     )
     add("--results", type=Path, default=Path("ray_results/saved"), help="where to look for runs (default: %(default)s)")
-    add("--every", action="store_true", help="judge on hold-outs too that fewer forms were frozen for than for others")
+    add("--every", action="store_true", help="judge every form on every hold-out, seen or not when it was made")
     add("--bootstrap", type=int, default=2000, help="draws behind the streams' intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of every bootstrap (default: %(default)s)")
     add("--out", type=Path, metavar="FOLDER", help="write law_cells.*, law_streams.* and law_texts.* there")

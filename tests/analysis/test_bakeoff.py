@@ -18,6 +18,7 @@ from analysis.tables import load_experiment
 from analysis.targets import make_targets
 from analysis.verdict import CARRIED, PILOTED, winner
 from tune_dd.errors import UserError
+from tune_dd.laws import DEFAULT_LAW, LAWS
 from tune_dd.regimes import ModelSpec
 
 SMALL, LARGE = ModelSpec(1, 2, 32), ModelSpec(4, 4, 128)
@@ -77,6 +78,22 @@ def test_a_hold_out_that_some_forms_had_seen_is_left_out_unless_asked_for(
     experiments = [load_experiment([run]) for run in (runs["here"], runs["held"], later)]
     for every, expected in ((False, {"later"}), (True, {"held", "later"})):
         assert set(own(sort_runs(experiments, every=every).holdouts)["run_id"]) == expected
+
+
+def test_forms_are_judged_where_the_default_form_was_frozen_whatever_else_was(
+    runs: dict[str, Path], synthetic: ModuleType, tmp_path: Path
+) -> None:
+    onset, default = {"condition": "law_onset", "law": "onset"}, {"condition": "law_default", "law": DEFAULT_LAW}
+    odds = {"condition": "law_odds", "law": "odds"}
+    frozen = {"with": [LAW, default], "with_more": [LAW, default, onset], "without": [LAW, onset, odds]}
+    experiments = [load_experiment([runs["here"]])]
+    for seed, (name, laws) in enumerate(frozen.items()):
+        rows = synthetic.calibration(prefixes=(16_000,), models=(LARGE,), seeds=(seed,), run_id=name)
+        config = {"run_id": name, "coefficients": laws}
+        experiments.append(load_experiment([synthetic.write_run(tmp_path / name, rows, config=config)]))
+    study = sort_runs(experiments)
+    assert set(own(study.holdouts)["run_id"]) == {"with", "with_more"}
+    assert list(study.frozen.values()) == [{"interaction", LAWS[DEFAULT_LAW].cells}]
 
 
 def test_every_held_out_cell_is_of_one_kind(study: Study) -> None:

@@ -166,15 +166,29 @@ def test_rank_does_not_depend_on_the_scale_of_a_cell() -> None:
     assert rank_and_condition(get_law("onset"), p, u, 1e5)[0] == 2
 
 
+def test_the_epochs_form_is_the_saturating_one_from_the_end_of_the_second_pass_on() -> None:
+    epochs, saturating, coefficients = get_law("epochs"), get_law("saturating"), {"B": 1.0, "C0": -5.0}
+    u = np.array([4e3, 16e3, 64e3])
+    past = epochs.dropout(coefficients, 2.85e6, u, 262_144 + 2 * u)
+    np.testing.assert_allclose(past, saturating.dropout(coefficients, 2.85e6, u, 262_144), rtol=1e-12)
+    assert past.min() > 0
+    assert epochs.dropout(coefficients, 2.85e6, 64_000, 2 * 64_000) == 0
+    assert epochs.dropout(coefficients, 2.85e6, 64_000, 64_000) == 0
+    many = 1e4 * u  # passes: two more are nothing
+    np.testing.assert_allclose(
+        epochs.dropout(coefficients, 2.85e6, u, many), saturating.dropout(coefficients, 2.85e6, u, many), rtol=1e-3
+    )
+
+
 @pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
 def test_carried_coefficients_say_of_u_what_the_others_say_of_its_multiple(law: Law) -> None:
     rng = np.random.default_rng(0)
     coefficients = dict(zip(law.coefficients, rng.normal(size=len(law.coefficients)), strict=True))
     p, u, c = 10 ** rng.uniform(4, 8, 50), 10 ** rng.uniform(3, 7, 50), 10 ** rng.uniform(4, 10, 50)
     carried = law.carried(coefficients, 1.7)
-    np.testing.assert_allclose(
-        law.predictor(carried, p, u, c), law.predictor(coefficients, p, 1.7 * u, c), rtol=1e-7, atol=1e-10
-    )
+    counted = np.maximum(c - law.free_epochs * u, 1)  # passes are over the text itself
+    there = replace(law, free_epochs=0).predictor(coefficients, p, 1.7 * u, counted)
+    np.testing.assert_allclose(law.predictor(carried, p, u, c), there, rtol=1e-7, atol=1e-10)
     back = law.carried(carried, 1 / 1.7)
     assert list(back.values()) == pytest.approx(list(coefficients.values()), rel=1e-6, abs=1e-9)
     with pytest.raises(UserError, match="positive and finite"):
