@@ -75,7 +75,9 @@ def measure_scale(fitted: Coefficients, targets: Targets, *, seed: int = 0) -> t
             f"none of the {len(targets)} cells of these trials has an optimum that the {form.name} law is fitted to (0 "
             f"to {form.fit_max:g}, inside the grid): train on other prefixes or for longer, or take --by bigrams"
         )
-    design = form.design(own.n_params, own.unique_tokens * SCALES[:, None], own.sampled_tokens)
+    # As the carried law will say it: what a form knows of passes over the text does not scale.
+    cells = form.design(own.n_params, own.unique_tokens, own.sampled_tokens)
+    design = np.stack([cells @ form.change_of_scale(float(scale)) for scale in SCALES])
     # Weighed as the law's own cells were.
     problem = robust.Problem(design[0], widths(own, fitted.discrepancy), fitted.p_min, fitted.p_max, form.link)
 

@@ -3,7 +3,8 @@
 Tables and JSON only: no weights, no pages, no pictures. What is saved is enough for every command of this package
 and for ``python -m analysis.paper``. No absolute path of the machine is left in it: paths below the folder that a run
 was started in become relative to that folder, of others the last two parts stay. A sealed file whose text changes by
-that is sealed anew, and config.json keeps its first seal under ``saved``.
+that is sealed anew, and config.json keeps its first seal under ``saved``. Tables that only programs read are written
+without JSON's blanks, which are a third of them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ RUN_FILES = (
     "coefficients.json",
     *TABLES,
 )
+# With JSON's blanks: what people read, and coefficients, which the predictions that were made by them name by their hash.
+WITH_BLANKS = (CONFIG, CHAIN, "decision.json", "coefficients.json")
 CHAIN_FILES = (CHAIN, "coefficients.json", *TABLES)
 KEPT_PARTS = 2  # of a path outside the working folder: enough to tell which file was meant
 # An absolute path inside a sentence; not the slash of a URL, a DOI or a ratio.
@@ -177,12 +180,12 @@ def chain_copies(chain: Path, to: Path) -> dict[Path, dict[str, bytes]]:
     inner = shortened_files(chain / LAW, CHAIN_FILES, paths) if (chain / LAW).is_dir() else {}
     files |= {f"{LAW}/{name}": data for name, data in inner.items()}
     runs = {phase: Path(os.path.relpath(place, folder)).as_posix() for phase, place in places.items()}
-    files[CHAIN] = to_json(json.loads(files[CHAIN]) | {"runs": runs})
+    files[CHAIN] = to_json(json.loads(files[CHAIN]) | {"runs": runs}, CHAIN)
     return copies | {folder: files}
 
 
 def shortened_files(folder: Path, names: Sequence[str], paths: Paths) -> dict[str, bytes]:
-    """The files of a folder that there are, to the byte as they were where no path stands in them."""
+    """The files of a folder that there are, to the value as they were where no path stands in them."""
     files = {}
     for name in names:
         if (folder / name).is_file():
@@ -202,17 +205,18 @@ def shortened_text(path: Path, paths: Paths) -> bytes:
 def shortened_json(path: Path, paths: Paths) -> bytes:
     value = read_json(path)
     short = paths.value(value)
-    if short == value:
+    if short == value and path.name in WITH_BLANKS:
         return path.read_bytes()
-    if isinstance(short, dict) and "checksum" in short:
+    if short != value and isinstance(short, dict) and "checksum" in short:
         if path.name == CONFIG:
             short["saved"] = {"original_checksum": value["checksum"]}
         short["checksum"] = checksum(short)
-    return to_json(short)
+    return to_json(short, path.name)
 
 
-def to_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+def to_json(value: Any, name: str) -> bytes:
+    layout: dict[str, Any] = {"indent": 2} if name in WITH_BLANKS else {"separators": (",", ":")}
+    return (json.dumps(value, sort_keys=True, allow_nan=False, **layout) + "\n").encode()
 
 
 def write_copy(folder: Path, files: dict[str, bytes]) -> None:

@@ -120,7 +120,7 @@ def free_cached_memory(device: torch.device) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a trial's peak anew where the device can; on cpu the peak is the worker's, over all its trials."""
+    """Begin a trial's peak anew where the device can; on cpu and mps it is the worker's, over all its trials."""
     import torch
 
     if device.type == "cuda":
@@ -128,10 +128,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the device on cuda, else of this process.
+    """Most memory held so far: of the device on cuda, else of this process, over all the trials that it has run.
 
-    On mps, whose memory is the machine's, with what Metal has given torch. Torch keeps that for tensors to come, so
-    what it holds now is what it has held at most.
+    On mps, whose memory is the machine's, with what Metal gives torch now: at least, since torch may have given some
+    back.
     """
     import torch
 

@@ -55,7 +55,7 @@ DEFAULT_LAW = "saturating_capped"
 PINNED_ONSET, PINNED_SLOPE = 0.42, 0.85
 # Ours: what the saturating form is fitted to as a bound, not a target. Chosen on cells of nine texts; .40 does as well.
 SATURATING_FIT_MAX = 0.45
-# Ours: passes over a prefix that the epochs form does not count. Chosen on cells of four texts; 1.5 to 2.5 do as well.
+# Ours: passes over a prefix that the epochs form does not count. Chosen on cells of four texts (docs/methodology.md).
 FREE_EPOCHS = 2.0
 # Ours: what the name of a diluted form ends with, and its exponent.
 DILUTIONS = {"_half_diluted": 0.5, "_diluted": 1.0}

@@ -152,7 +152,7 @@ def run_trial(
     for row in rows:
         report(row)
     heartbeat.beat(trial.step, force=True)
-    trial.check_device()
+    trial.check_device()  # of a trial that goes on: a new one has nothing to look at
 
     def save(aside: Aside, report_last: bool = False) -> None:
         tensors, counters = trial.state()

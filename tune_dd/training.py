@@ -77,6 +77,7 @@ class TrialRun:
         exact = spec.protocol.precision == "float32"
         self._fused = hand_written_step(self.model, spec.protocol.batch_size) if exact and not accelerated else None
         self._may_miscompute = exact and accelerated
+        self._looked_at = 0  # the step; before the first one output projections and head are zero and tell nothing
         self.step = 0
         self.train_seconds = 0.0
         self.trace: list[list[float]] = []
@@ -158,13 +159,17 @@ class TrialRun:
     def check_device(self) -> None:
         """Hold an accelerator's float32 arithmetic against the cpu's, on a batch of the stage trained last.
 
-        Nothing on the cpu itself and in bfloat16. Training goes on as if there had been no look.
+        Nothing on the cpu itself, in bfloat16, and where nothing was trained since the last look. Training goes on as
+        if there had been none.
 
         Raises:
-            DeviceMiscomputes: they differ by more than rounding.
+            TrainingDiverged: the loss since the last look at it is NaN or infinite.
+            DeviceMiscomputes: device and cpu differ by more than rounding.
         """
-        if self._may_miscompute:
-            check_arithmetic(self.model, *self._batch(*self.stage_of(max(0, self.step - 1))))
+        if self._may_miscompute and self.step != self._looked_at:
+            self._check(float(self._loss_sum))
+            check_arithmetic(self.model, *self._batch(*self.stage_of(self.step - 1)))
+            self._looked_at = self.step
 
     def _loss_and_gradients(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self._fused is not None:

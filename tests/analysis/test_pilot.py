@@ -12,8 +12,11 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.advise import read_coefficients
+from analysis.carry import scaled
 from analysis.coefficients import Coefficients, fit_law
+from analysis.misfit import widths
 from analysis.pilot import DROPOUTS, SCALES, carry_by_trials, measure_scale, split
+from analysis.robust import Problem
 from analysis.tables import load_experiment
 from analysis.targets import make_targets
 from tune_dd.artifacts import write_json
@@ -51,6 +54,21 @@ def there(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def fitted(here: Path) -> Coefficients:
     return read_coefficients(here)
+
+
+@pytest.mark.parametrize("law", ["saturating", "epochs", "interaction"])
+def test_the_scale_measured_is_that_of_the_law_as_it_is_carried(law: str, here: Path, there: Path) -> None:
+    fitted = fit_law(None, table_of(here), law=law, n_bootstrap=1)
+    targets = make_targets(None, pilot_of(there))
+    scale, _ = measure_scale(fitted, targets)
+    own = targets.bounded(fitted.form.fit_max)
+    cells = (own.n_params, own.unique_tokens, own.sampled_tokens)
+    costs = {}
+    for tried in SCALES:
+        p = scaled(fitted, float(tried)).predict(*cells)
+        problem = Problem(fitted.form.design(*cells), widths(own, fitted.discrepancy), 0.0, 0.65, fitted.form.link)
+        costs[float(tried)] = float(problem.cost_of(p, own.z, own.side))
+    assert costs[scale] == pytest.approx(min(costs.values()), rel=1e-6)
 
 
 def pilot_of(there: Path, seed: int = 0) -> pd.DataFrame:

@@ -74,6 +74,18 @@ def test_the_copy_is_sealed_and_knows_the_first_seal(chain: Path, tmp_path: Path
     assert (copy / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
+def test_what_programs_read_is_the_same_without_blanks(chain: Path, tmp_path: Path) -> None:
+    run = chain.parents[1] / "pydocs-stream-pocket" / "2"
+    (copy,) = save([run], tmp_path / "saved")
+    (run / "predictions.json").write_bytes((copy / "predictions.json").read_bytes())
+    assert (copy / "predictions.json").read_text().count("\n") == 1
+    assert save([run], tmp_path / "again")  # of a copy too
+    assert (tmp_path / "again/pydocs-stream-pocket/2/predictions.json").read_bytes() == (
+        copy / "predictions.json"
+    ).read_bytes()
+    assert (copy / "config.json").read_text().count("\n") > 1
+
+
 def test_the_copy_of_a_chain_finds_its_runs_and_gives_the_same_numbers(chain: Path, tmp_path: Path) -> None:
     *runs, copy = save([chain], tmp_path / "saved")
     record = read_json(copy / "chain.json")

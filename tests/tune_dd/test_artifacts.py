@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,24 @@ def test_a_row_with_nan_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         artifacts.write_rows(tmp_path / artifacts.METRICS, [row(val_loss=float("nan"))])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown to the file system"])
+def test_on_macos_a_write_goes_through_the_drive_s_cache(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    fsync = os.fsync
+
+    def control(fd: int, command: int) -> int:
+        asked.append("full")
+        if not known:
+            raise OSError(errno.ENOTSUP, "not supported")
+        return 0
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", control)
+    monkeypatch.setattr(os, "fsync", lambda fd: (asked.append("fsync"), fsync(fd)))
+    artifacts.write_atomic(tmp_path / "file", b"text")
+    assert (tmp_path / "file").read_bytes() == b"text"
+    assert asked == (["full"] * 2 if known else ["full", "fsync"] * 2)  # the file and its folder

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests_support import on_text, prepare_law, spec
 
-from tune_dd import artifacts, journal, trainable
+from tune_dd import artifacts, journal, trainable, training
+from tune_dd.arithmetic import DeviceMiscomputes, check_arithmetic
 from tune_dd.errors import UserError
+from tune_dd.model import Transformer
+from tune_dd.training import TrialRun
 from tune_dd.trial import RunContext, Stage, TrialSpec
 
 
@@ -77,6 +81,44 @@ def test_training_goes_on_while_a_journal_is_written(
         for found in (journal.read_journal(journal.journal_path(run.journals, one.trial_id)) for run in (alone, slow))
     ]
     assert rows[0] == rows[1]
+
+
+def test_a_device_is_looked_at_before_each_row_before_a_stop_is_saved_and_when_a_trial_goes_on(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, run = trial(cache), context(tmp_path / "run", cache)
+    begin, looked = TrialRun.__init__, []
+    monkeypatch.setattr(TrialRun, "__init__", lambda self, *how: begin(self, *how, as_accelerator=True))
+
+    def look(model: Transformer, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        looked.append(model.embedding.weight.detach().clone())
+        check_arithmetic(model, inputs, targets)
+
+    monkeypatch.setattr(training, "check_arithmetic", look)
+    beat = trainable.Heartbeat.beat
+
+    def stop(self: Any, step: int, *, force: bool = False) -> None:
+        beat(self, step, force=force)
+        if step == 15:
+            (run.live / artifacts.STOP).touch()
+
+    monkeypatch.setattr(trainable.Heartbeat, "beat", stop)
+    assert not trainable.run_trial(one, run, lambda row: None)
+    assert len(looked) == 2  # steps 10 and 15; nothing before the first step
+    (run.live / artifacts.STOP).unlink()
+    monkeypatch.setattr(trainable.Heartbeat, "beat", beat)
+    assert trainable.run_trial(one, run, lambda row: None)
+    assert torch.equal(looked[1], looked[2])  # what was saved at step 15
+    assert len(looked) == 5  # and steps 20 and 30
+    monkeypatch.setattr(training, "check_arithmetic", make_fail)
+    other = context(tmp_path / "other", cache)
+    with pytest.raises(DeviceMiscomputes):
+        trainable.run_trial(one, other, lambda row: pytest.fail("a row of a device that errs"))
+    assert not list(other.journals.iterdir())
+
+
+def make_fail(*batch: object) -> None:
+    raise DeviceMiscomputes("made to fail")
 
 
 def test_a_failing_write_ends_the_trial_with_its_reason(cache: Path, tmp_path: Path) -> None:

@@ -123,6 +123,16 @@ def test_an_accelerator_that_errs_is_found_in_float32(precision: str, looks: boo
         run.check_device()
 
 
+def test_a_trial_that_has_diverged_is_not_blamed_on_the_device() -> None:
+    run = TrialRun(trial(), skewed_data(), CPU, as_accelerator=True)
+    run.advance(10)
+    with torch.no_grad():
+        run.model.head.weight.fill_(float("nan"))
+    run._train_step()
+    with pytest.raises(TrainingDiverged):
+        run.check_device()
+
+
 def test_should_stop_leaves_a_whole_state_and_says_so() -> None:
     spec, asked, seen = trial(), [], []
     run = TrialRun(spec, skewed_data(), CPU)
