@@ -3,8 +3,8 @@
 Tables and JSON only: no weights, no pages, no pictures. What is saved is enough for every command of this package
 and for ``python -m analysis.paper``. No absolute path of the machine is left in it: paths below the folder that a run
 was started in become relative to that folder, of others the last two parts stay. A sealed file whose text changes by
-that is sealed anew, and config.json keeps its first seal under ``saved``. Tables that only programs read are written
-without JSON's blanks, which are a third of them.
+that is sealed anew, and config.json keeps its first seal under ``saved``. What programs read is written without JSON's
+blanks, which are a third of it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ RUN_FILES = (
     "coefficients.json",
     *TABLES,
 )
-# With JSON's blanks: what people read, and coefficients, which the predictions that were made by them name by their hash.
-WITH_BLANKS = (CONFIG, CHAIN, "decision.json", "coefficients.json")
+# With JSON's blanks: what people read, and coefficients, which the predictions made by them name by their hash.
+WITH_BLANKS = (CHAIN, "decision.json", "coefficients.json")
 CHAIN_FILES = (CHAIN, "coefficients.json", *TABLES)
 KEPT_PARTS = 2  # of a path outside the working folder: enough to tell which file was meant
 # An absolute path inside a sentence; not the slash of a URL, a DOI or a ratio.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests_support import REPOSITORY
 
 from analysis.__main__ import main
 from analysis.report import analyse
-from analysis.saved import Paths, save
+from analysis.saved import CHAIN, LAW, SAVED, Paths, save
 from analysis.tables import newest_run
 from tune_dd.artifacts import checksum, read_json, write_json
 from tune_dd.errors import UserError
@@ -83,7 +85,7 @@ def test_what_programs_read_is_the_same_without_blanks(chain: Path, tmp_path: Pa
     assert (tmp_path / "again/pydocs-stream-pocket/2/predictions.json").read_bytes() == (
         copy / "predictions.json"
     ).read_bytes()
-    assert (copy / "config.json").read_text().count("\n") > 1
+    assert (save([chain], tmp_path / "saved")[-1] / "chain.json").read_text().count("\n") > 1
 
 
 def test_the_copy_of_a_chain_finds_its_runs_and_gives_the_same_numbers(chain: Path, tmp_path: Path) -> None:
@@ -96,6 +98,16 @@ def test_the_copy_of_a_chain_finds_its_runs_and_gives_the_same_numbers(chain: Pa
     assert not list(copy.parents[1].rglob("summary.*")), "they can be made again from the rest"
     for name in ("summary.json", "model_selection.json", "comparison.json"):
         assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
+
+
+def test_the_law_that_a_saved_stream_was_frozen_with_has_the_hash_that_its_predictions_name() -> None:
+    chains = sorted(Path(REPOSITORY, SAVED).glob(f"*-all-*/*/{CHAIN}"))
+    assert chains
+    for chain in chains:
+        stream = (chain.parent / read_json(chain)["runs"]["stream"]).resolve()
+        named = {law["sha256"] for law in read_json(stream / "predictions.json")["coefficients"]}
+        law = (chain.parent / LAW / "coefficients.json").read_bytes()
+        assert hashlib.sha256(law).hexdigest() in named
 
 
 def test_saving_twice_changes_nothing_and_a_changed_run_replaces_its_copy(chain: Path, tmp_path: Path) -> None:
