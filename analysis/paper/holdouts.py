@@ -26,11 +26,11 @@ def section(studies: Sequence[Study]) -> Section:
     found = [(study, frame) for study in studies if len(frame := held_out_cells(study))]
     frames = {study.name: frame for study, frame in found}
     for evidence, group in by_class([study for study, _ in found]):
-        table = summary_table(evidence, group, frames)
         own = [(study, frames[study.name]) for study in group]
-        blocks += [Paragraph((Ref(table.name), " sums up what came out. ", *join([nearest(own), lost(own)]))), table]
+        table = together_table(evidence, own)
+        blocks += [Paragraph((Ref(table.name), " sums up what came out. ", *join([lost(own), nearest(own)]))), table]
         said = join([sentence(study, frame) for study, frame in own])
-        details += [Paragraph(said), cell_table(evidence, group, frames)]
+        details += [summary_table(evidence, group, frames), Paragraph(said), cell_table(evidence, group, frames)]
     sentences = {"HoldoutsAbstract": lost(found)} if found else {}
     return Section(NAME, "Predictions written down before training", blocks, sentences, details)
 
@@ -60,9 +60,16 @@ def held_out_cells(study: Study) -> pd.DataFrame:
     return merged
 
 
-def numbers(study: Study, law: str, own: pd.DataFrame) -> dict[str, Parts]:
+def judged_together(found: Sequence[tuple[Study, pd.DataFrame]]) -> pd.DataFrame:
+    """The cells that most forms were frozen for: no form is judged on cells that had been seen before it was made."""
+    cells = pd.concat([frame.assign(study=study.name) for study, frame in found], ignore_index=True)
+    forms = cells.groupby(["study", *KEYS])["law"].transform("nunique")
+    judged: pd.DataFrame = cells[forms == forms.max()]
+    return judged
+
+
+def numbers(cited: Cited, law: str, own: pd.DataFrame) -> dict[str, Parts]:
     """Cells (those with an interior optimum of all), root mean square miss (dropout), regret, share in the plateau."""
-    cited = Cited(study.source("calibrate"))
     error = own["error"].dropna()
     rmse = float(np.sqrt((error**2).mean())) if len(error) else float("nan")
     return {
@@ -95,7 +102,7 @@ def sentence(study: Study, frame: pd.DataFrame) -> Parts:
         )
     said: list[Parts] = []
     for law, own in frame.groupby("law", sort=True):
-        shown = numbers(study, str(law), own)
+        shown = numbers(Cited(study.source("calibrate")), str(law), own)
         said.append(
             (
                 f"On {study.label} the {str(law).replace('_', ' ')} law, frozen beforehand, is off by ",
@@ -130,14 +137,9 @@ def nearest(found: Sequence[tuple[Study, pd.DataFrame]]) -> Parts:
 
 
 def lost(found: Sequence[tuple[Study, pd.DataFrame]]) -> Parts:
-    """What the law with the least mean regret lost, beside the reference form on the same cells.
-
-    Over the cells that most forms were frozen for: no form is judged on cells that had been seen before it was made.
-    """
-    cells = pd.concat([frame.assign(study=study.name) for study, frame in found], ignore_index=True)
-    forms = cells.groupby(["study", *KEYS])["law"].transform("nunique")
-    most = int(forms.max())
-    judged = cells[forms == most]
+    """What the law with the least mean regret lost, beside the reference form on the same cells."""
+    judged = judged_together(found)
+    most = int(judged.groupby(["study", *KEYS])["law"].nunique().max())
     means = judged.groupby("law")["regret"].mean()
     best, cited = str(means.idxmin()), hold_outs(found)
 
@@ -167,12 +169,38 @@ def spoken(law: str) -> str:
     return law.replace("_", " ")
 
 
+def together_table(evidence: str, found: Sequence[tuple[Study, pd.DataFrame]]) -> Table:
+    """A group per model, the largest first, and in it a row per form, the least mean regret first."""
+    judged, cited = judged_together(found), hold_outs(found)
+    groups = []
+    for _, of_model in sorted(judged.groupby("n_params"), key=lambda item: -float(item[0])):  # type: ignore[arg-type]
+        rows: list[list[Parts]] = []
+        for law in of_model.groupby("law")["regret"].mean().sort_values(kind="stable").index:
+            shown = numbers(cited, f"{law}, {of_model['model'].iloc[0]}", of_model[of_model["law"] == law])
+            values = [shown[name] for name in ("interior", "mean", "rmse", "share")]
+            rows.append([(of_model["model"].iloc[0] if not rows else "",), (spoken(str(law)),), *values])
+        groups.append(rows)
+    return Table(
+        name=f"holdouts-together-{evidence}",
+        caption=(
+            "Laws frozen before the cells were trained, by the model that these are of, over the cells that most "
+            "forms were frozen for: cells with their optimum inside the grid of all, mean regret at the predicted "
+            "dropout over all (nats per token), root mean square miss of that dropout over the former, share of "
+            "predictions inside the cell's plateau. A dash: no cell tells it. "
+            f"{class_words([study for study, _ in found])}",
+        ),
+        header=("model", "law", "cells", "regret", "miss", "inside"),
+        align="llrrrr",
+        groups=groups,
+    )
+
+
 def summary_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.DataFrame]) -> Table:
     groups = []
     for study in studies:
         rows: list[list[Parts]] = []
         for law, own in frames[study.name].groupby("law", sort=True):
-            shown = numbers(study, str(law), own)
+            shown = numbers(Cited(study.source("calibrate")), str(law), own)
             named = (str(law).replace("_", " "),)
             values = [shown[name] for name in ("interior", "mean", "rmse", "share")]
             rows.append([(study.label if not rows else "",), named, *values])
