@@ -93,7 +93,6 @@ class Table:
         header: a title per column. align: ``l`` or ``r`` per column.
         groups: rows, in groups that a space divides.
         headed: the first cell of each group is a line of its own in the paper, where the rows are long.
-        abreast: in the paper the groups stand in two columns, where the rows are short and many.
     """
 
     name: str
@@ -102,7 +101,6 @@ class Table:
     align: str
     groups: Sequence[Sequence[Sequence[Parts]]]
     headed: bool = False
-    abreast: bool = False
 
 
 @dataclass(frozen=True)

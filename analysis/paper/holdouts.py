@@ -216,8 +216,6 @@ def summary_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.
         header=("study", "law", "cells", "regret", "miss", "inside"),
         align="lllrrr",
         groups=groups,
-        headed=True,
-        abreast=True,
     )
 
 

@@ -62,19 +62,6 @@ def test_the_paper_compiles(results: Path, built: Path, tmp_path: Path, which: s
     assert json.loads((tmp_path / "paper" / "paper_results_summary.json").read_text())["studies"]
 
 
-def test_short_rows_stand_in_two_columns_of_about_one_length() -> None:
-    groups = [[[(f"study {group}",), (f"row {group}.{number}",)] for number in range(20)] for group in range(7)]
-    table = Table("wide", ("What it shows.",), ("study", "name"), "ll", groups, headed=True, abreast=True)
-    text = tex.table_text(table)
-    assert text.count("begin{table}") == 2
-    assert text.count("begin{tabular*}") == text.count("end{tabular*}") == 4
-    assert re.findall(r"row \d\.\d+", text) == [f"row {group}.{number}" for group in range(7) for number in range(20)]
-    parts = [part.count("row ") for part in text.split("begin{tabular*}")[1:]]
-    assert parts == [40, 40, 40, 20]
-    assert text.count("study 3}") == 1
-    assert tex.halves(table, groups[:1]) == [groups[:1]]
-
-
 def test_a_table_longer_than_a_page_goes_on_in_parts() -> None:
     groups = [[[(f"row {group}.{number}",)] for number in range(20)] for group in range(7)]
     table = Table("long", ("What it shows.",), ("name",), "l", groups)

@@ -90,19 +90,54 @@ def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(studies: list
     fits = {fit.unique_tokens: fit for fit in study.analysis.fits if fit.sampled_tokens == 262_144}
     assert frame["regret"].tolist() == [float(fits[u].regret(p)) for u, p in ((8_000, 0.3), (16_000, 0.25))]
     section = holdouts.section([study])
-    assert "On TinyStories the interaction law, frozen beforehand, is off by" in plain(section.details[0].parts)
+    assert "On TinyStories the interaction law, frozen beforehand, is off by" in plain(section.details[1].parts)
     assert plain(section.sentences["HoldoutsAbstract"]) == (
         "The interaction form predicted 2 cells before these were trained; its mean regret (loss above the best "
         f"rate's) is {frame['regret'].mean():.3f} nats per token."
     )
     (table,) = (block for block in section.blocks if isinstance(block, Table))
     (((label, law, *_, share),),) = table.groups
-    assert (plain(label), plain(law)) == ("TinyStories", "interaction")
+    assert (plain(label), plain(law)) == (frame["model"].iloc[0], "interaction")
+    assert plain(section.details[0].groups[0][0][0]) == "TinyStories"
     cells = study.analysis.selection.set_index(["unique_tokens", "sampled_tokens"])
     plateaus = [cells.loc[(u, 262_144), ["plateau_low", "plateau_high"]] for u in (8_000, 16_000)]
     inside = [low <= p <= high for (low, high), p in zip(plateaus, (0.3, 0.25), strict=True)]
     assert plain(share) == f"{sum(inside) / 2:.2f}"
     assert holdouts.section([other for other in studies if other.regime == "pydocs"]).blocks == []
+
+
+def test_forms_are_summed_up_by_model_over_the_cells_that_most_were_frozen_for(studies: list[Study]) -> None:
+    columns = ["law", "model", "n_params", "unique_tokens", "sampled_tokens", "regret", "error", "in_plateau"]
+    small, large = ("L2_H2_D64", 163_840), ("L6_H6_D192", 2_850_816)
+    frames = [
+        pd.DataFrame(
+            [(law, *model, u, 262_144, regret, 0.1, 1.0) for model, u, laws in cells for law, regret in laws.items()],
+            columns=columns,
+        )
+        for cells in (
+            [(small, 8_000, {"odds": 0.0, "onset": 0.9})],  # fewer forms
+            [
+                (small, 8_000, {"odds": 0.3, "onset": 0.1, "epochs": 0.2}),
+                (large, 8_000, {"odds": 0.2, "onset": 0.4, "epochs": 0.1}),
+            ],
+            [(large, 8_000, {"odds": 0.4, "onset": 0.6, "epochs": 0.1})],
+        )
+    ]
+    named = [replace(studies[0], name=str(number)) for number in range(3)]
+    table = holdouts.together_table("rehearsal", list(zip(named, frames, strict=True)))
+    shown = [[[plain(parts) for parts in row] for row in group] for group in table.groups]
+    assert shown == [
+        [
+            ["L6_H6_D192", "epochs", "2 of 2", "0.1000", "0.100", "1.00"],
+            ["", "odds", "2 of 2", "0.3000", "0.100", "1.00"],
+            ["", "onset", "2 of 2", "0.5000", "0.100", "1.00"],
+        ],
+        [
+            ["L2_H2_D64", "onset", "1 of 1", "0.1000", "0.100", "1.00"],
+            ["", "epochs", "1 of 1", "0.2000", "0.100", "1.00"],
+            ["", "odds", "1 of 1", "0.3000", "0.100", "1.00"],
+        ],
+    ]
 
 
 def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: ModuleType, tmp_path: Path) -> None:
