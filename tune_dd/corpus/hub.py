@@ -236,7 +236,9 @@ def _refuse(error: Exception, what: str) -> NoReturn:
     if status is not None:
         raise Unreachable(f"the hub is out of order ({status} for {what}): give the command again later") from None
     if isinstance(error, (httpx2.HTTPError, OSError)):
-        raise Unreachable(f"{endpoint()} cannot be reached ({_reason(error)})") from None
+        raise Unreachable(
+            f"{endpoint()} cannot be reached ({_reason(error)}): check the network and give the command again"
+        ) from None
     raise UserError(f"{endpoint()} does not answer like the hub ({_reason(error)}): check HF_ENDPOINT") from None
 
 

@@ -166,7 +166,9 @@ def test_no_route_and_no_answer(hub: Hub, monkeypatch: pytest.MonkeyPatch, refus
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert "cannot be reached (no answer in time)" in refused("fetch", "owt")
-    assert "cannot be reached" in refused("fetch", "owt")  # nobody listens any more
+    message = refused("fetch", "owt")  # nobody listens any more
+    assert "cannot be reached" in message
+    assert message.endswith("check the network and give the command again")
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     hub.stall = 0
     assert "broke off (no answer in time)" in refused("fetch", "owt")
