@@ -77,7 +77,7 @@ def test_what_is_listed_in_full_is_in_the_reports_and_not_in_the_paper(studies: 
     sections = [section(group) for group in own for section in SECTIONS]
     found = [block for section in sections for block in section.details if isinstance(block, Table)]
     names = {table.name.removesuffix("-rehearsal") for table in found}
-    assert names == {"runs", "plateau", "heldout-studies", "stream-paths", "holdout-cells", "search"}
+    assert names == {"runs", "plateau", "heldout-studies", "stream-paths", "holdouts", "holdout-cells", "search"}
     for table in found:
         caption = plain(table.caption).split(":")[0].split(" (")[0]
         assert caption in pages
