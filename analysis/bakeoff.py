@@ -112,15 +112,15 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
                 streams.append(Stream(rows, {law["condition"]: law["law"] for law in frozen}))
     if not calibrations:
         raise UserError("no calibrate or confirm run among them: name runs that a law can be fitted to")
-    default = LAWS[DEFAULT_LAW].cells
-    most = max((len(forms) for forms, _, _ in holdouts), default=0)
-    first = any(default in forms for forms, _, _ in holdouts)
+    if not every:
+        most = max((len(forms) for forms, _, _ in holdouts), default=0)
+        frozen_default = [each for each in holdouts if LAWS[DEFAULT_LAW].cells in each[0]]
+        holdouts = frozen_default or [each for each in holdouts if len(each[0]) == most]
     kept: dict[Place, list[pd.DataFrame]] = {}
     judged: dict[Place, frozenset[str]] = {}
     for forms, place, own in holdouts:
-        if every or (default in forms if first else len(forms) == most):
-            kept.setdefault(place, []).append(own)
-            judged[place] = frozenset(LAWS) if every else judged.get(place, forms) & forms
+        kept.setdefault(place, []).append(own)
+        judged[place] = frozenset(LAWS) if every else judged.get(place, forms) & forms
     return Study(_join(calibrations), _join(kept), judged, tuple(streams), texts)
 
 

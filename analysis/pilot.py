@@ -6,6 +6,7 @@ regret (``analysis.robust``) over the cells of the trials, the law's own coeffic
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from analysis.curves import coordinate
 from analysis.misfit import widths
 from analysis.targets import Targets, bounded, make_targets, target_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import Array
+from tune_dd.laws import Array, Law
 
 # The scales that are tried: two decades, a fiftieth of a decade apart.
 SCALES = np.power(10.0, np.linspace(-1.0, 1.0, 101))
@@ -77,7 +78,7 @@ def measure_scale(fitted: Coefficients, targets: Targets, *, seed: int = 0) -> t
         )
     # As the carried law will say it: what a form knows of passes over the text does not scale.
     cells = form.design(own.n_params, own.unique_tokens, own.sampled_tokens)
-    design = np.stack([cells @ form.change_of_scale(float(scale)) for scale in SCALES])
+    design = np.stack([cells @ change for change in _changes(form)])
     # Weighed as the law's own cells were.
     problem = robust.Problem(design[0], widths(own, fitted.discrepancy), fitted.p_min, fitted.p_max, form.link)
 
@@ -91,6 +92,12 @@ def measure_scale(fitted: Coefficients, targets: Targets, *, seed: int = 0) -> t
     dropout, side = target_draws(targets, len(fitted.draws), np.random.default_rng([seed, 5]))
     dropout, side = bounded(dropout, side, form.fit_max)
     return float(scale), best(np.array(fitted.draws), coordinate(np.clip(dropout, 0.0, 1.0)), side)
+
+
+@functools.cache  # the same for every pair of texts
+def _changes(form: Law) -> Array:
+    """What each of ``SCALES`` does to a form's coefficients, (S, k, k)."""
+    return np.stack([form.change_of_scale(float(scale)) for scale in SCALES])
 
 
 def interval_of(scales: Array) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.companions import read_predictions
 from analysis.figures import count_text
+from analysis.paper.bakeoff import spoken
 from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.cells import optimum
 from analysis.paper.studies import Study, by_class, class_words
@@ -17,6 +18,12 @@ from analysis.verdict import TIED, alike
 from tune_dd.laws import REFERENCE_LAW
 
 NAME = "holdouts"
+HEADER = ("law", "cells", "regret", "miss", "inside")
+FIGURES = (
+    "cells with their optimum inside the grid of all, mean regret at the predicted dropout over all (nats per token), "
+    "root mean square miss of that dropout over the former, share of predictions inside the cell's plateau. A dash: no "
+    "cell tells it. "
+)
 KEYS = ["model", "unique_tokens", "sampled_tokens"]  # of a cell within a study
 
 
@@ -165,31 +172,21 @@ def hold_outs(found: Sequence[tuple[Study, pd.DataFrame]]) -> Cited:
     return Cited(found[0][0].source("calibrate") if len(found) == 1 else "all hold-outs")
 
 
-def spoken(law: str) -> str:
-    return law.replace("_", " ")
-
-
 def together_table(evidence: str, found: Sequence[tuple[Study, pd.DataFrame]]) -> Table:
     """A group per model, the largest first, and in it a row per form, the least mean regret first."""
     judged, cited = judged_together(found), hold_outs(found)
     groups = []
     for _, of_model in sorted(judged.groupby("n_params"), key=lambda item: -float(item[0])):  # type: ignore[arg-type]
-        rows: list[list[Parts]] = []
-        for law in of_model.groupby("law")["regret"].mean().sort_values(kind="stable").index:
-            shown = numbers(cited, f"{law}, {of_model['model'].iloc[0]}", of_model[of_model["law"] == law])
-            values = [shown[name] for name in ("interior", "mean", "rmse", "share")]
-            rows.append([(of_model["model"].iloc[0] if not rows else "",), (spoken(str(law)),), *values])
-        groups.append(rows)
+        order = of_model.groupby("law")["regret"].mean().sort_values(kind="stable").index.tolist()
+        model = str(of_model["model"].iloc[0])
+        groups.append(law_rows(model, cited, of_model, order, f", {model}"))
     return Table(
         name=f"holdouts-together-{evidence}",
         caption=(
             "Laws frozen before the cells were trained, by the model that these are of, over the cells that most "
-            "forms were frozen for: cells with their optimum inside the grid of all, mean regret at the predicted "
-            "dropout over all (nats per token), root mean square miss of that dropout over the former, share of "
-            "predictions inside the cell's plateau. A dash: no cell tells it. "
-            f"{class_words([study for study, _ in found])}",
+            f"forms were frozen for: {FIGURES}{class_words([study for study, _ in found])}",
         ),
-        header=("model", "law", "cells", "regret", "miss", "inside"),
+        header=("model", *HEADER),
         align="llrrrr",
         groups=groups,
     )
@@ -198,25 +195,25 @@ def together_table(evidence: str, found: Sequence[tuple[Study, pd.DataFrame]]) -
 def summary_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.DataFrame]) -> Table:
     groups = []
     for study in studies:
-        rows: list[list[Parts]] = []
-        for law, own in frames[study.name].groupby("law", sort=True):
-            shown = numbers(Cited(study.source("calibrate")), str(law), own)
-            named = (str(law).replace("_", " "),)
-            values = [shown[name] for name in ("interior", "mean", "rmse", "share")]
-            rows.append([(study.label if not rows else "",), named, *values])
-        groups.append(rows)
+        frame = frames[study.name]
+        groups.append(law_rows(study.label, Cited(study.source("calibrate")), frame, sorted(frame["law"].unique())))
     return Table(
         name=f"holdouts-{evidence}",
-        caption=(
-            "Laws frozen before the cells were trained, study by study: cells with their optimum inside the grid of "
-            "all, mean regret at the predicted dropout over all (nats per token), root mean square miss of that "
-            "dropout over the former, share of predictions inside the cell's plateau. A dash: no cell tells it. "
-            f"{class_words(studies)}",
-        ),
-        header=("study", "law", "cells", "regret", "miss", "inside"),
+        caption=(f"Laws frozen before the cells were trained, study by study: {FIGURES}{class_words(studies)}",),
+        header=("study", *HEADER),
         align="lllrrr",
         groups=groups,
     )
+
+
+def law_rows(label: str, cited: Cited, cells: pd.DataFrame, laws: Sequence[str], place: str = "") -> list[list[Parts]]:
+    """A row per law; the label stands in the first."""
+    rows: list[list[Parts]] = []
+    for law in laws:
+        shown = numbers(cited, f"{law}{place}", cells[cells["law"] == law])
+        values = [shown[name] for name in ("interior", "mean", "rmse", "share")]
+        rows.append([(label if not rows else "",), (spoken(str(law)),), *values])
+    return rows
 
 
 def cell_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.DataFrame]) -> Table:
@@ -236,7 +233,7 @@ def cell_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.Dat
             rows.append(
                 [
                     (study.label if not rows else "",),
-                    (str(row["law"]).replace("_", " "),),
+                    (spoken(str(row["law"])),),
                     (row["model"],),
                     *place,
                     (predicted, *cited.interval(row["low"], row["high"], ends, 2)),
