@@ -160,13 +160,13 @@ def read_json(path: Path) -> Any:
 
 
 def encode_row(row: dict[str, Any]) -> str:
-    """One line of metrics.jsonl: the columns in their order, no trailing newline.
+    """One line of metrics.jsonl: the columns in their order, without JSON's blanks, no trailing newline.
 
     Raises:
         UserError: a column is missing or of another type (a programming error made visible).
     """
     check_row(row, "a row to be written")
-    return json.dumps({name: row[name] for name in COLUMNS if name in row}, allow_nan=False)
+    return json.dumps({name: row[name] for name in COLUMNS if name in row}, allow_nan=False, separators=(",", ":"))
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
