@@ -16,7 +16,7 @@ from typing import Any
 from analysis.advise import read_coefficients
 from analysis.carry import Text, carry, text_of
 from analysis.coefficients import Coefficients
-from analysis.report import make_folder
+from analysis.exports import make_folder
 from analysis.saved import CHAIN
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import CONFIG, METRICS, read_json, write_json

@@ -1,4 +1,4 @@
-"""The tidy table for other tools: parquet and CSV, an Optuna study, TensorBoard scalars."""
+"""Files: tables as CSV and JSON, the tidy table for other tools (parquet, an Optuna study, TensorBoard scalars)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tune_dd.artifacts import storage_error, write_atomic, write_text_atomic
+from tune_dd.artifacts import storage_error, write_atomic, write_json, write_text_atomic
 from tune_dd.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,26 @@ def plain_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain JSON, NaN as null."""
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(name): value for name, value in record.items()} for record in records]
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder} ({error.strerror}): give another folder with --out") from None
+
+
+def safe_name(name: str) -> str:
+    """A file name out of a name that holds what users wrote."""
+    return re.sub(r"[^\w.+-]", "_", name).lstrip(".")
+
+
+def write_pair(folder: Path, stem: str, frame: pd.DataFrame, more: Any = None) -> list[Path]:
+    """STEM.csv, and STEM.json with the same rows as records (NaN as null), or with what holds more than those."""
+    csv, json = folder / f"{stem}.csv", folder / f"{stem}.json"
+    write_csv(csv, frame)
+    write_json(json, plain_records(frame) if more is None else more)
+    return [csv, json]
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.bakeoff import judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
-from analysis.report import make_folder, write_pair
+from analysis.exports import make_folder, write_pair
 from analysis.tables import load_experiment
 from analysis.terminal import interval_text, make_console, new_table
 from analysis.texts import bigram_slope

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -341,14 +340,14 @@ def write(
     found = pictures(analysis) if report else []
     drawn = (painters or Painters()).draw([picture for _, picture in found]) if found else []
     shown = [(section, picture, *images) for (section, picture), images in zip(found, drawn, strict=True)]
-    make_folder(folder / FIGURES if report else folder)
-    files = [*write_pair(folder, SUMMARY, analysis.summary, per_seed(analysis))]
+    exports.make_folder(folder / FIGURES if report else folder)
+    files = [*exports.write_pair(folder, SUMMARY, analysis.summary, per_seed(analysis))]
     if len(analysis.selection):
-        files += write_pair(folder, SELECTION, analysis.selection)
+        files += exports.write_pair(folder, SELECTION, analysis.selection)
     if analysis.comparison is not None:
-        files += write_pair(folder, COMPARISON, analysis.comparison)
+        files += exports.write_pair(folder, COMPARISON, analysis.comparison)
     if analysis.search is not None:
-        files += write_pair(folder, SEARCH, analysis.search.history, analysis.search.to_dict())
+        files += exports.write_pair(folder, SEARCH, analysis.search.history, analysis.search.to_dict())
     if analysis.coefficients is not None:
         write_json(folder / COEFFICIENTS, analysis.coefficients.to_dict())
         files.append(folder / COEFFICIENTS)
@@ -361,33 +360,11 @@ def write(
     if report:
         from analysis.page import render_page
 
-        drawings = [(safe_name(picture.name), svg, png, picture.data) for _, picture, svg, png in shown]
+        drawings = [(exports.safe_name(picture.name), svg, png, picture.data) for _, picture, svg, png in shown]
         exports.write_drawings(folder / FIGURES, drawings)
         write_text_atomic(folder / REPORT, render_page(analysis, [(s, p, svg) for s, p, svg, _ in shown]))
         files += [folder / FIGURES, folder / REPORT]
     return replace(analysis, files=tuple(files))
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder} ({error.strerror}): give another folder with --out") from None
-
-
-def safe_name(name: str) -> str:
-    """A file name out of a name that holds what users wrote."""
-    return re.sub(r"[^\w.+-]", "_", name).lstrip(".")
-
-
-def write_pair(folder: Path, stem: str, frame: pd.DataFrame, more: Any = None) -> list[Path]:
-    """STEM.csv, and STEM.json with the same rows as records (NaN as null), or with what holds more than those."""
-    from analysis.exports import plain_records, write_csv
-
-    csv, json = folder / f"{stem}.csv", folder / f"{stem}.json"
-    write_csv(csv, frame)
-    write_json(json, plain_records(frame) if more is None else more)
-    return [csv, json]
 
 
 def per_seed(analysis: Analysis) -> list[dict[str, Any]]:

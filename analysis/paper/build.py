@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.exports import safe_name
 from analysis.paper import bakeoff, cells, holdouts, laws, markdown, reference, search, setup, streams, tex
 from analysis.paper.blocks import Block, Figure, Number, Section, plain
 from analysis.paper.figures import render
 from analysis.paper.studies import Study, find_studies
-from analysis.report import safe_name
 from tune_dd.artifacts import read_json, write_atomic
 from tune_dd.errors import UserError
 

@@ -1,4 +1,4 @@
-"""The paper's figures: panels side by side, one per corpus, in the colours and marks of ``analysis.drawing``."""
+"""The paper's figures: panels side by side, one per corpus, in the colours and marks of ``analysis.palette``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from analysis.drawing import DASHES, DROPOUT, INK, OKABE_ITO, STYLE, count_axis, ordered_colours
 from analysis.figures import count_text, optimum_data
+from analysis.palette import DASHES, DROPOUT, INK, OKABE_ITO, STYLE, count_axis, ordered_colours
 
 if TYPE_CHECKING:
     from analysis.paper.studies import Study
