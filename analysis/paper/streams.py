@@ -33,6 +33,7 @@ from analysis.paper.contrasts import (
 )
 from analysis.paper.stream_details import other_paths, primary_sentence, stream_table
 from analysis.paper.studies import Study, by_class, class_words
+from tune_dd.laws import DEFAULT_LAW
 
 NAME = "streams"
 MAX_PANELS = 6  # of streams side by side; of more, one of each corpus
@@ -186,7 +187,8 @@ def path_figure(evidence: str, studies: Sequence[Study]) -> Figure:
     conditions = [name for name in shared_paths(studies) if name not in (REVERSED, NONE)]
     data = [(study.lines, along_stream(study, conditions)) for study in chosen]
     columns = figures.STREAM_COLUMNS + (len(data) > MAX_PANELS)
-    which = " Of each corpus the stream with most paths." if len(chosen) < len(studies) else ""
+    some = len(chosen) < len(studies)
+    which = " Of each corpus one stream: of the default form if there is such, with most paths." if some else ""
     return Figure(
         name=f"stream-{evidence}",
         caption=(
@@ -201,13 +203,22 @@ def path_figure(evidence: str, studies: Sequence[Study]) -> Figure:
 
 
 def panels(studies: Sequence[Study]) -> list[Study]:
-    """The streams to draw: all of a few; of many, from each corpus the one with most paths, the last of several."""
+    """The streams to draw: all of a few; of many, one of each corpus.
+
+    That is one of the form that is now the default, if there is one; of several the one with most paths; of those the
+    last.
+    """
     if len(studies) <= MAX_PANELS:
         return list(studies)
+    default = DEFAULT_LAW.replace("_", " ")
+
+    def merit(study: Study) -> tuple[bool, int]:
+        return law_form(study) == default, len(paths(study))
+
     chosen: dict[str, Study] = {}
     for study in studies:
         known = chosen.get(study.title)
-        if known is None or len(paths(study)) >= len(paths(known)):
+        if known is None or merit(study) >= merit(known):
             chosen[study.title] = study
     return list(chosen.values())
 

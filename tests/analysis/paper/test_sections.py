@@ -15,6 +15,7 @@ from analysis.bakeoff import judge_cells, judge_texts, sort_runs, summarise_cell
 from analysis.paper import bakeoff, figures, holdouts, laws, search, streams
 from analysis.paper.blocks import DASH, Number, Table, plain
 from analysis.paper.studies import Study, find_studies
+from tune_dd.laws import DEFAULT_LAW
 
 
 def test_no_table_mixes_classes_and_every_caption_names_its_own(
@@ -81,6 +82,17 @@ def test_of_many_streams_one_of_each_corpus_is_drawn(synthetic: ModuleType, tmp_
     one, other = find_studies(tmp_path)
     assert streams.panels([one, other]) == [one, other]
     assert streams.panels([one] * 4 + [other] * 3) == [one, other]
+
+
+def test_of_a_corpus_a_stream_of_the_default_form_is_drawn(synthetic: ModuleType, tmp_path: Path) -> None:
+    synthetic.write_finished(tmp_path / "pydocs-stream-pocket" / "1", synthetic.stream())
+    (study,) = find_studies(tmp_path)
+    former, newer = (
+        replace(study, configs={"stream": {"coefficients": [{"condition": "law", "law": law}]}})
+        for law in ("interaction", DEFAULT_LAW)
+    )
+    assert streams.panels([newer, *[former] * 6])[0] is newer
+    assert streams.panels([former] * 7)[0] is former
 
 
 def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(studies: list[Study]) -> None:
