@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.sources import read_lines
 from tune_dd.artifacts import PREDICTIONS, SUGGESTIONS, TRACE, read_json
 from tune_dd.errors import UserError
 
@@ -28,27 +28,14 @@ def read_trace(folders: tuple[Path, ...]) -> tuple[pd.DataFrame | None, list[str
         UserError: another line is damaged, file and line named.
     """
     rows: list[dict[str, Any]] = []
-    notes = []
+    notes: list[str] = []
     for path in (folder / TRACE for folder in folders):
         if not path.is_file():
             continue
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not UTF-8 text: restore it or move it away") from None
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                if number == len(lines):
-                    notes.append(f"{path}, line {number}: torn by an interruption, skipped.")
-                    continue
-                raise UserError(f"{path}, line {number}: not JSON: delete that line or move the file away") from None
+        for place, row in read_lines(path, notes):
             for name, kind in TRACE_COLUMNS.items():
                 if not isinstance(row, dict) or not isinstance(row.get(name), kind):
-                    raise UserError(f"{path}, line {number}: no {name!r} of the right type: move the file away")
+                    raise UserError(f"{place}: no {name!r} of the right type: move the file away")
             if math.isfinite(row["train_loss"]):
                 rows.append({name: row[name] for name in TRACE_COLUMNS})
     return (pd.DataFrame(rows, columns=list(TRACE_COLUMNS)) if rows else None), notes

@@ -202,24 +202,35 @@ def read_tune(folder: Path, results: list[Path]) -> Source:
 
 
 def read_result_lines(path: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, result). A torn last line, as a kill leaves it, is passed over and noted."""
+    """Yield (place, result)."""
+    for place, row in read_lines(path, notes):
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: not a result of Tune: delete that line or restore it")
+        yield place, row
+
+
+def read_lines(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (place, value) of a file of JSON lines. A torn last line, as a kill leaves it, is passed over and noted.
+
+    Raises:
+        UserError: the file is not UTF-8, or another line is no JSON; file and line are named.
+    """
     try:
-        lines = path.read_text(encoding="utf-8", errors="strict").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: restore it or move the trial's folder away") from None
+        raise UserError(f"{path} is not UTF-8 text: restore it or move it away") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        place = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            value = json.loads(line)
         except json.JSONDecodeError:
             if number == len(lines):
-                notes.append(f"{path}, line {number}: torn by an interruption, skipped.")
+                notes.append(f"{place}: torn by an interruption, skipped.")
                 return
-            raise UserError(f"{path}, line {number}: not JSON: delete that line or restore it") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a result of Tune: delete that line or restore it")
-        yield f"{path}, line {number}", row
+            raise UserError(f"{place}: not JSON: delete that line or restore it") from None
+        yield place, value
 
 
 def without_tune(row: dict[str, Any], config: Any, place: str) -> dict[str, Any]:
