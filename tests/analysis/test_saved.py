@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -171,3 +172,15 @@ def test_a_path_is_shortened(path: str, expected: str) -> None:
 def test_json_of_other_shapes_passes(tmp_path: Path) -> None:
     value = {"n": [1, 2.5, None, True, "16/128", "p = 0.1 / 0.2"]}
     assert Paths((str(tmp_path),)).value(value) == json.loads(json.dumps(value))
+
+
+def test_the_evidence_is_tables_alone_and_stays_small() -> None:
+    """Everybody who clones the project fetches it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", SAVED], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    kept = [Path(REPOSITORY, name) for name in listed.stdout.split("\0") if name]
+    if not kept:
+        pytest.skip("not a checkout")
+    assert {path.suffix for path in kept} == {".json", ".jsonl", ".csv", ".tsv"}
+    assert sum(path.stat().st_size for path in kept) < 30e6
