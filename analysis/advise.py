@@ -17,7 +17,7 @@ from analysis.figures import count_text
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import read_json
 from tune_dd.errors import UserError
-from tune_dd.laws import LAWS, Array, get_law
+from tune_dd.laws import DEFAULT_LAW, LAWS, Array, get_law
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -175,7 +175,7 @@ def advise_command(arguments: Sequence[str]) -> int:
         )
         console.print(Text("There the law extrapolates, and its interval does not tell how far it may be off."))
     console.print(Text(scatter_text(coefficients.discrepancy, known=bool(advice["low"].notna().all()))))
-    for note in coefficients.notes:
+    for note in [*coefficients.notes, *(superseded(coefficients) if options.law is None else ())]:
         console.print(Text(f"Note: {note}."))
     if coefficients.held_out:
         console.print(held_out_table(coefficients, console))
@@ -196,6 +196,16 @@ def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
             f"`python -m analysis RUN --law {name}`"
         )
     return replace(coefficients, law=name)
+
+
+def superseded(coefficients: Coefficients) -> list[str]:
+    """What to do about coefficients of another form than the one that the hold-outs speak for."""
+    if coefficients.form.cells == LAWS[DEFAULT_LAW].cells:
+        return []
+    return [
+        f"these coefficients are of the {coefficients.law} law, and the hold-outs speak for {DEFAULT_LAW} "
+        f"(docs/laws.md): `python -m analysis RUN --law {DEFAULT_LAW} --out FOLDER` fits that to their runs"
+    ]
 
 
 def held_out_table(coefficients: Coefficients, console: Console) -> Table:

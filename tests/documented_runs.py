@@ -61,6 +61,8 @@ _STREAM = (
     f"--coefficients {_LAWS}/{{REGIME}}/interaction --coefficients {_LAWS}/{{REGIME}}/odds"
 )
 _SEARCH = f"{SWEEP} {{REGIME}} --scale pocket --device cpu --phase search --models L2_H2_D64 --coefficients"
+_ADVICE = "python -m analysis advise --coefficients"
+_POINT = "--params 164e3 --unique-tokens 16e3 --sampled-tokens 262144"
 _ANCHOR = "searched=0.5575,0.3946,0.1930,0.0425,0.0200"
 
 # After the chain, in the order of the documents, each on what those before it left.
@@ -93,10 +95,14 @@ STUDY: list[Run] = [
         for name in ("interaction", "odds", "separable", "first_order")
     ),
     Run(
-        "python -m analysis advise --coefficients RUN/coefficients.json --params 31e6 --unique-tokens 1e6 "
-        "--sampled-tokens 8e6",
-        put={"RUN/coefficients.json": "@tiny-all-pocket/coefficients.json"},
-        prints=r"1M +\| +8M +\| +0\.\d",
+        f"{_ADVICE} RUN {_POINT}",
+        put={"RUN": "@tiny-all-pocket"},
+        prints=r"16k +\| +262k +\| +0\.\d",
+    ),
+    Run(
+        f"{_ADVICE} RUN --params 164e3 --stages 4k:131k,8k:262k,16k:393k",
+        put={"RUN": "@tiny-all-pocket"},
+        prints=r"16k +\| +393k +\| +0\.\d",
     ),
     Run(
         "python -m analysis carry RUN TEXT --out FOLDER",
@@ -109,6 +115,11 @@ STUDY: list[Run] = [
         put={"RUN": "@tiny-all-pocket", "PILOT": "@tiny-confirm-pocket", "FOLDER": "piloted"},
         prints=r"tiny: carried from tiny by \d+ trials on tiny \(\d+ cells\): U counts \d",
         leaves="piloted/coefficients.json",
+    ),
+    Run(
+        f"{_ADVICE} FOLDER {_POINT}",
+        put={"FOLDER": "piloted"},
+        prints=r"Note: carried from tiny by \d+ trials",
     ),
     Run(
         f"{SWEEP} {{REGIME}} --scale pocket --device cpu --models L2_H2_D64,L4_H4_D128 {_HELD_OUT} {_GRID} --seeds 0 "
@@ -223,6 +234,7 @@ SEARCHES: list[Run] = [
         more=FEW,
         also=(
             f"{SWEEP} tinystories --corpus-glob 'stories/*.parquet' --scale pocket --device cpu",
+            f"{SWEEP} my_corpus.toml --scale pocket --device cpu",
             f"{_TINYSTORIES} --models L3_H3_D96 --prefixes 4k,8k,16k,32k --seeds 0,1",
             f"{SWEEP} pydocs --scale pocket --device cpu --models L2_H2_D64",
             f"{SWEEP} my_corpus.toml --scale pocket --device cpu --models L2_H2_D64 --prefixes 4k,8k,16k "

@@ -146,6 +146,22 @@ def test_advice_may_be_read_as_a_form_that_differs_on_streams_alone(
     assert "of the interaction law: fit it with" in capsys.readouterr().err
 
 
+def test_advice_by_another_form_than_the_default_says_so_unless_it_was_asked_for(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = ["--params", "163840", "--unique-tokens", "8k", "--sampled-tokens", "262k"]
+    told = f"are of the interaction law, and the hold-outs speak for {DEFAULT_LAW}"
+    for more, expected in (([], True), (["--law", "interaction"], False)):
+        assert main(["advise", "--coefficients", str(file), *point, *more]) == 0
+        assert (told in " ".join(capsys.readouterr().out.split())) == expected
+    data = json.loads(file.read_text())
+    values = {"B": 0.7, "C0": -3.8}
+    fitted = {"law": DEFAULT_LAW, "coefficients": values, "intervals": {name: [-5, 1] for name in values}, "draws": []}
+    write_json(file, data | fitted)
+    assert main(["advise", "--coefficients", str(file), *point]) == 0
+    assert "speak for" not in capsys.readouterr().out
+
+
 def test_advice_shows_what_speaks_for_the_law(
     synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
