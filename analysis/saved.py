@@ -24,7 +24,7 @@ from tune_dd.artifacts import CONFIG, LEDGER, METRICS, checksum, read_json, sync
 from tune_dd.errors import UserError
 
 SAVED = Path("ray_results/saved")
-CHAIN, LAW = "chain.json", "law"
+CHAIN, LAW, COEFFICIENTS = "chain.json", "law", "coefficients.json"
 # Not summary.csv and summary.json: means of what metrics.jsonl has, which `python -m analysis` writes again.
 TABLES = tuple(f"{stem}.{kind}" for stem in ("model_selection", "comparison", "search") for kind in ("csv", "json"))
 RUN_FILES = (
@@ -34,12 +34,12 @@ RUN_FILES = (
     "decision.json",
     "predictions.json",
     "suggestions.json",
-    "coefficients.json",
+    COEFFICIENTS,
     *TABLES,
 )
 # With JSON's blanks: what people read, and coefficients, which the predictions made by them name by their hash.
-WITH_BLANKS = (CHAIN, "decision.json", "coefficients.json")
-CHAIN_FILES = (CHAIN, "coefficients.json", *TABLES)
+WITH_BLANKS = (CHAIN, "decision.json", COEFFICIENTS)
+CHAIN_FILES = (CHAIN, COEFFICIENTS, *TABLES)
 KEPT_PARTS = 2  # of a path outside the working folder: enough to tell which file was meant
 # An absolute path inside a sentence; not the slash of a URL, a DOI or a ratio.
 _IN_TEXT = re.compile(r"(?:(?<=^)|(?<=[\s\"'(=,:\[]))/(?=[\w.~])[^\s\"',;:)\]]+")
@@ -148,7 +148,9 @@ def run_copy(run: Path, to: Path) -> dict[Path, dict[str, bytes]]:
     done = ledger_lines(run)
     if done < planned or not (run / METRICS).is_file():
         raise UserError(f"{run} is not finished ({done} of {planned} trials): finish it with --resume, then save it")
-    return {to / group / run.name: shortened_files(run, RUN_FILES, Paths.of(config))}
+    # The law that the cells of a hold-out give by themselves is fitted to few, and `python -m analysis` writes it again.
+    names = [name for name in RUN_FILES if not (name == COEFFICIENTS and config.get("coefficients"))]
+    return {to / group / run.name: shortened_files(run, names, Paths.of(config))}
 
 
 def ledger_lines(run: Path) -> int:

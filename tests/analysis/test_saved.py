@@ -89,6 +89,18 @@ def test_what_programs_read_is_the_same_without_blanks(chain: Path, tmp_path: Pa
     assert (save([chain], tmp_path / "saved")[-1] / "chain.json").read_text().count("\n") > 1
 
 
+def test_of_a_hold_out_the_law_of_its_own_cells_is_not_kept(chain: Path, tmp_path: Path) -> None:
+    run = chain.parents[1] / "pydocs-calibrate-pocket" / "1"
+    (run / "coefficients.json").write_text("{}\n")
+    (copy,) = save([run], tmp_path / "saved")
+    assert (copy / "coefficients.json").read_text() == "{}\n"
+    config = {name: value for name, value in read_json(run / "config.json").items() if name != "checksum"}
+    config["coefficients"] = [{"law": "interaction"}]  # frozen for it
+    write_json(run / "config.json", config | {"checksum": checksum(config)})
+    assert save([run], tmp_path / "saved") == [copy]
+    assert not (copy / "coefficients.json").exists()
+
+
 def test_the_copy_of_a_chain_finds_its_runs_and_gives_the_same_numbers(chain: Path, tmp_path: Path) -> None:
     *runs, copy = save([chain], tmp_path / "saved")
     record = read_json(copy / "chain.json")
