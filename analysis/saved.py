@@ -148,7 +148,7 @@ def run_copy(run: Path, to: Path) -> dict[Path, dict[str, bytes]]:
     done = ledger_lines(run)
     if done < planned or not (run / METRICS).is_file():
         raise UserError(f"{run} is not finished ({done} of {planned} trials): finish it with --resume, then save it")
-    # The law that the cells of a hold-out give by themselves is fitted to few, and `python -m analysis` writes it again.
+    # A hold-out's own cells are few; `python -m analysis` writes what law they give again.
     names = [name for name in RUN_FILES if not (name == COEFFICIENTS and config.get("coefficients"))]
     return {to / group / run.name: shortened_files(run, names, Paths.of(config))}
 
