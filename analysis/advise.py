@@ -63,6 +63,11 @@ def parse_stages(text: str) -> list[tuple[float, float]]:
     return pairs
 
 
+def coefficients_file(path: Path) -> Path:
+    """The file that is meant by itself or by its folder."""
+    return path / "coefficients.json" if path.is_dir() else path
+
+
 def read_coefficients(path: Path) -> Coefficients:
     """Read a coefficients.json.
 
@@ -71,7 +76,7 @@ def read_coefficients(path: Path) -> Coefficients:
     """
     from analysis.coefficients import Coefficients
 
-    file = path / "coefficients.json" if path.is_dir() else path
+    file = coefficients_file(path)
     data = read_json(file)
     if not isinstance(data, dict):
         raise UserError(f"{file} is not a coefficients.json: name the one that `python -m analysis` wrote")

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.advise import read_coefficients
+from analysis.advise import coefficients_file, read_coefficients
 from analysis.carry import Text, carry, text_of
 from analysis.coefficients import Coefficients
 from analysis.exports import make_folder
-from analysis.saved import CHAIN
+from analysis.saved import CHAIN, COEFFICIENTS
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import CONFIG, METRICS, read_json, write_json
 from tune_dd.errors import UserError
@@ -31,6 +31,8 @@ def carry_command(arguments: Sequence[str]) -> int:
     fitted = read_coefficients(options.coefficients)
     if (options.out / CONFIG).exists() or (options.out / CHAIN).exists():
         raise UserError(f"{options.out} is a run with coefficients of its own: give --out another folder")
+    if (options.out / COEFFICIENTS).resolve() == coefficients_file(options.coefficients).resolve():
+        raise UserError(f"{options.out} holds the law that is to be carried: give --out another folder")
     run = _run_of(options.text)
     if (options.by or (BIGRAMS if run is None else TRIALS)) == BIGRAMS:
         carried = _by_bigrams(fitted, options)
@@ -40,7 +42,7 @@ def carry_command(arguments: Sequence[str]) -> int:
         carried = _by_trials(fitted, run)
     carried = replace(carried, regime=options.regime or carried.regime)
     make_folder(options.out)
-    file = options.out / "coefficients.json"
+    file = options.out / COEFFICIENTS
     write_json(file, carried.to_dict())
     for note in carried.notes:
         print(f"{carried.regime}: {note}")

@@ -351,6 +351,8 @@ def write(
     if analysis.coefficients is not None:
         write_json(folder / COEFFICIENTS, analysis.coefficients.to_dict())
         files.append(folder / COEFFICIENTS)
+    else:
+        (folder / COEFFICIENTS).unlink(missing_ok=True)  # a former law: `advise` would give it for these rows
     if export:
         files += exports.write_table(analysis.experiment.table, folder)
     if optuna:

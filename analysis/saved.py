@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tune_dd.arguments import OneLineParser
-from tune_dd.artifacts import CONFIG, LEDGER, METRICS, checksum, read_json, sync_folder
+from tune_dd.artifacts import CONFIG, LEDGER, METRICS, SUGGESTIONS, checksum, read_json, sync_folder
 from tune_dd.errors import UserError
 
 SAVED = Path("ray_results/saved")
@@ -33,7 +33,7 @@ RUN_FILES = (
     LEDGER,
     "decision.json",
     "predictions.json",
-    "suggestions.json",
+    SUGGESTIONS,
     COEFFICIENTS,
     *TABLES,
 )
@@ -127,10 +127,30 @@ def save(sources: Sequence[Path | str], to: Path | str = SAVED) -> list[Path]:
     """
     copies: dict[Path, dict[str, bytes]] = {}
     for source in (Path(path).resolve() for path in sources):
-        copies |= chain_copies(source, Path(to)) if (source / CHAIN).is_file() else run_copy(source, Path(to))
+        for folder, files in (
+            chain_copies(source, Path(to)) if (source / CHAIN).is_file() else run_copy(source, Path(to))
+        ).items():
+            for known in (copies.get(folder), held(folder)):
+                if known and not same_origin(known, files):
+                    raise UserError(
+                        f"{folder} would be a copy of another run, too: rename {source}, or name another --to"
+                    )
+            copies[folder] = files
     for folder, files in copies.items():
         write_copy(folder, files)
     return list(copies)
+
+
+def same_origin(one: dict[str, bytes], other: dict[str, bytes]) -> bool:
+    """Whether two copies are of one run or chain, which may have grown between them."""
+
+    def origin(files: dict[str, bytes]) -> Any:
+        if CHAIN in files:
+            return json.loads(files[CHAIN])["runs"].get("screen")
+        config = json.loads(files[CONFIG])
+        return config.get("run_id"), config.get("created")
+
+    return (CHAIN in one) == (CHAIN in other) and bool(origin(one) == origin(other))
 
 
 def run_copy(run: Path, to: Path) -> dict[Path, dict[str, bytes]]:
@@ -140,7 +160,7 @@ def run_copy(run: Path, to: Path) -> dict[Path, dict[str, bytes]]:
     config = read_json(run / CONFIG)
     try:
         group = f"{config['regime']['name']}-{config['phase']}-{config['scale_name']}"
-        planned = int(config["n_trials"])
+        planned = planned_trials(run, config)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{run / CONFIG} is not that of a run: restore it or name another folder") from None
     if config.get("checksum") != checksum(config):
@@ -151,6 +171,12 @@ def run_copy(run: Path, to: Path) -> dict[Path, dict[str, bytes]]:
     # A hold-out's own cells are few; `python -m analysis` writes what law they give again.
     names = [name for name in RUN_FILES if not (name == COEFFICIENTS and config.get("coefficients"))]
     return {to / group / run.name: shortened_files(run, names, Paths.of(config))}
+
+
+def planned_trials(run: Path, config: dict[str, Any]) -> int:
+    """How many trials make the run whole: of one that chooses them as it goes, what it chose in the end."""
+    chosen = read_json(run / SUGGESTIONS).get("n_trials") if (run / SUGGESTIONS).is_file() else None
+    return int(config["n_trials"] if chosen is None else chosen)
 
 
 def ledger_lines(run: Path) -> int:

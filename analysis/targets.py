@@ -292,8 +292,9 @@ def check_rank(targets: Targets, law: Law) -> tuple[int, float]:
             why = "one model size and these prefixes and read-outs do not tell its coefficients apart"
         else:
             why = "their sizes, prefixes and read-outs do not tell its coefficients apart"
+        others = "" if law.name == "first_order" else ", or fit --law first_order"
         raise UserError(
             f"the design of the {law.name} law has rank {rank} of {needed} over {n} interior cells, since {why}: "
-            "add prefixes, read-outs or a second model size, or fit --law first_order"
+            f"add prefixes, read-outs or a second model size{others}"
         )
     return rank, condition

@@ -11,6 +11,7 @@ import functools
 import os
 import platform
 import resource
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ def check_device(name: str, regime: str = "REGIME") -> None:
         UserError: unknown name; for mps: the cpu fallback is switched on, torch was built without MPS,
             or MPS is unavailable; for cuda: unavailable. Each with the command for a rehearsal on cpu.
     """
-    remedy = f"for a rehearsal on cpu: python -m tune_dd.sweep {regime} --device cpu --scale pocket"
+    remedy = f"for a rehearsal on cpu: python -m tune_dd.sweep {shlex.quote(regime)} --device cpu --scale pocket"
     if name not in DEVICES:
         raise UserError(f"device {name!r} is not one of {', '.join(DEVICES)}; {remedy}")
     if reason := why_unusable(name):

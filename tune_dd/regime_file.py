@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import re
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,18 @@ def parse_tokens(value: str | int, what: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmM]?)", str(value).strip())
     if found:
         factor = {"": 1, "k": 1_000, "m": 1_000_000}[found[2].lower()]
-        count = float(found[1]) * factor
+        count = Decimal(found[1]) * factor  # 4.1 times a million is no whole number in floats
         if count >= 1 and count == int(count):
             return int(count)
     raise UserError(f"{what}: {value!r} is not a count of tokens: write 65536, 500k or 1.5M")
+
+
+def pattern_below(folder: Path, pattern: str) -> str:
+    """A pattern of files relative to a folder, whose own name is none; a file of that very name is meant by it."""
+    path = Path(pattern).expanduser()
+    if path.is_absolute() or (folder / path).exists():
+        return str(folder / path)
+    return str(Path(glob.escape(str(folder))) / path)
 
 
 def resolve_regime(name: str) -> Regime:
@@ -81,7 +91,7 @@ def _regime(data: dict[str, Any], path: Path) -> Regime:
     if corpus.get("kind", "files") == "files" and not corpus.get("globs"):
         raise UserError('[corpus] needs globs = ["texts/*.txt"]: the files to train on')
     # Globs are relative to the regime file, so that the command works from any folder.
-    globs = tuple(str(path.parent / pattern) for pattern in _strings(corpus.get("globs", []), "corpus.globs"))
+    globs = tuple(pattern_below(path.parent, pattern) for pattern in _strings(corpus.get("globs", []), "corpus.globs"))
     values: dict[str, Any] = {
         key: _number(value, f"corpus.{key}") if key == "validation_fraction" else _string(value, f"corpus.{key}")
         for key, value in corpus.items()

@@ -259,7 +259,7 @@ def _check_identity(spec: TrialSpec, data: _LoadedData) -> None:
     if found != (spec.corpus_hash, spec.tokenizer_hash, spec.validation_hash):
         raise UserError(
             f"the corpus cache {data.corpus.folder} is not the one this run was planned on: "
-            "give the former --corpus or --cache-dir again, or start a new run"
+            "resume the run, which builds that again, or start a new one"
         )
 
 

@@ -163,3 +163,15 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "out").exists()
     assert main(["carry", str(run), str(run), "--out", str(run)]) == 2
     assert "is a run with coefficients of its own: give --out another folder" in capsys.readouterr().err
+
+
+def test_the_law_that_is_carried_is_not_written_over(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    law = tmp_path / "law"
+    law.mkdir()
+    (law / "coefficients.json").write_bytes((run / "coefficients.json").read_bytes())
+    for named in (law, law / "coefficients.json"):
+        assert main(["carry", str(named), str(run), "--out", str(law)]) == 2
+        assert "holds the law that is to be carried: give --out another folder" in capsys.readouterr().err
+    assert (law / "coefficients.json").read_bytes() == (run / "coefficients.json").read_bytes()

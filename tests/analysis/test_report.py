@@ -265,6 +265,9 @@ def test_a_design_below_rank_goes_on_without_a_law(synthetic: ModuleType, tmp_pa
     assert "No law is fitted" in found.law_note
     assert found.law_note in read_page(found).text
     assert not (run / "coefficients.json").exists()
+    (run / "coefficients.json").write_text("{}")  # of a former analysis, of other rows
+    analyse([run], n_bootstrap=20, report=False)
+    assert not (run / "coefficients.json").exists()
     with pytest.raises(UserError, match="rank"):
         analyse([run], law="interaction", n_bootstrap=20)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,34 @@ def test_of_a_hold_out_the_law_of_its_own_cells_is_not_kept(chain: Path, tmp_pat
     write_json(run / "config.json", config | {"checksum": checksum(config)})
     assert save([run], tmp_path / "saved") == [copy]
     assert not (copy / "coefficients.json").exists()
+
+
+def test_a_run_that_chose_fewer_trials_than_it_might_have_is_finished(chain: Path, tmp_path: Path) -> None:
+    run = chain.parents[1] / "pydocs-calibrate-pocket" / "1"
+    config = {name: value for name, value in read_json(run / "config.json").items() if name != "checksum"}
+    chosen, config["n_trials"] = config["n_trials"], config["n_trials"] + 20
+    write_json(run / "config.json", config | {"checksum": checksum(config)})
+    with pytest.raises(UserError, match="is not finished"):
+        save([run], tmp_path / "saved")
+    write_json(run / "suggestions.json", {"n_trials": chosen})
+    assert save([run], tmp_path / "saved")
+
+
+def test_no_copy_takes_the_place_of_another_run_s(chain: Path, synthetic: ModuleType, tmp_path: Path) -> None:
+    run = chain.parents[1] / "pydocs-calibrate-pocket" / "1"
+    (copy,) = save([run], tmp_path / "saved")
+    before = (copy / "config.json").read_bytes()
+    other = tmp_path / "elsewhere" / "1"
+    shutil.copytree(run, other)
+    config = {name: value for name, value in read_json(run / "config.json").items() if name != "checksum"}
+    config["run_id"] = "another"
+    write_json(other / "config.json", config | {"checksum": checksum(config)})
+    for sources, to in (([other], "saved"), ([run, other], "fresh")):
+        with pytest.raises(UserError, match="would be a copy of another run, too"):
+            save(sources, tmp_path / to)
+    assert (copy / "config.json").read_bytes() == before
+    assert not (tmp_path / "fresh").exists()
+    assert save([run], tmp_path / "saved") == [copy], "of the same run it may"
 
 
 def test_the_copy_of_a_chain_finds_its_runs_and_gives_the_same_numbers(chain: Path, tmp_path: Path) -> None:

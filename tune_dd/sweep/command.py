@@ -46,7 +46,7 @@ from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.ray_process import RayProcess
-from tune_dd.sweep.report import prepare_result, print_plan, print_result
+from tune_dd.sweep.report import prepare_result, print_plan, print_result, regime_word
 from tune_dd.sweep.runs import RunFolder, find_runs, group_name, hold, new_folder, resume_command, shown_path
 from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.suggestions import Suggestions
@@ -139,7 +139,7 @@ def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: 
     refuse_foreign_options(args, args.phase)
     regime = choose_regime(args)
     if not args.dry_run:
-        device.check_device(args.device or ("cpu" if args.quick else "mps"), regime.name)
+        device.check_device(args.device or ("cpu" if args.quick else "mps"), args.regime or regime.name)
     laws = read_laws(args.coefficients or (), regime.name, forms=args.law or (), transfer=args.transfer)
     plan = choose_plan(args, regime, laws)
     if not args.dry_run:
@@ -208,7 +208,7 @@ def _take_up(
         specs = plan.trials(planning.identity(config))
     else:
         _refuse_changes(args, plan, run)
-    device.check_device(plan.device, plan.regime.name)
+    device.check_device(plan.device, regime_word(run))
     device.check_precision(plan.device, plan.scale.protocol.precision)
     cache = Path(config["data"]["cache_folder"])
     corpus = _same_corpus(config, plan, cache, run, console, build=not args.dry_run)

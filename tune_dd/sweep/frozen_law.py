@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,8 +189,8 @@ def _stream_entries(law: FrozenLaw, grid: StreamGrid, vocab_size: int, protocol:
             "unique_tokens": grid.prefixes[stage],
             "sampled_tokens": sampled[stage],
             "dropout": path.dropouts[stage],
-            "low": float(low[stage]),
-            "high": float(high[stage]),
+            "low": _limit(low[stage]),
+            "high": _limit(high[stage]),
         }
         for stage in range(len(grid.prefixes))
     ]
@@ -219,13 +220,18 @@ def _cell_entries(law: FrozenLaw, grid: StaticGrid, vocab_size: int, protocol: P
                     "unique_tokens": unique,
                     "sampled_tokens": sampled,
                     "dropout": float(value[i]),
-                    "low": float(low[i]),
-                    "high": float(high[i]),
+                    "low": _limit(low[i]),
+                    "high": _limit(high[i]),
                     "beyond": _beyond(law.coefficients, n_params, unique, sampled),
                 }
                 for i, sampled in enumerate(readouts)
             ]
     return entries
+
+
+def _limit(value: float) -> float | None:
+    """An end of an interval; None where the law has none, as one fitted without replicates."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _beyond(fitted: Coefficients, n_params: int, unique_tokens: int, sampled_tokens: int) -> list[str]:

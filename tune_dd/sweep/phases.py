@@ -72,7 +72,7 @@ def _change_grid(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid:
 def _adapted(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid | AdaptiveGrid:
     """The grid, or with --adaptive what of it is trained as it goes."""
     if args.adaptive:
-        return _change_adaptive(AdaptiveGrid(grid), args)
+        return AdaptiveGrid(grid, **_adaptive_options(args))
     for name in ADAPTIVE_OPTIONS:
         if getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is about --adaptive: give that too, or leave it out")
@@ -80,8 +80,11 @@ def _adapted(grid: StaticGrid, args: argparse.Namespace) -> StaticGrid | Adaptiv
 
 
 def _change_adaptive(space: AdaptiveGrid, args: argparse.Namespace) -> AdaptiveGrid:
-    chosen = {name: getattr(args, name) for name in ("target_width", "budget") if getattr(args, name) is not None}
-    return replace(space, grid=_change_grid(space.grid, args), **chosen)
+    return replace(space, grid=_change_grid(space.grid, args), **_adaptive_options(args))
+
+
+def _adaptive_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("target_width", "budget") if getattr(args, name) is not None}
 
 
 def _change_either(space: StaticGrid | AdaptiveGrid, args: argparse.Namespace) -> StaticGrid | AdaptiveGrid:
@@ -362,7 +365,10 @@ def read_seeds(text: str | None) -> tuple[int, ...] | None:
 
 def read_models(text: str | None) -> tuple[ModelSpec, ...] | None:
     items = read_items(text, "--models")
-    return None if items is None else tuple(ModelSpec.parse(item) for item in items)
+    models = None if items is None else tuple(ModelSpec.parse(item) for item in items)
+    if models is not None and len(set(models)) < len(models):
+        raise UserError(f"--models {text} has duplicates: name each once")
+    return models
 
 
 def read_anchors(texts: Sequence[str] | None) -> dict[str, tuple[float, ...]]:

@@ -22,6 +22,7 @@ from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts, kernels
 from tune_dd.device import processor_name
 from tune_dd.errors import UserError
+from tune_dd.regime_file import pattern_below
 from tune_dd.regimes import CorpusSource, ModelSpec, Protocol, Regime, Scale, evidence_class
 from tune_dd.snapshots import Sharing
 from tune_dd.trial import TrialSpec
@@ -227,7 +228,7 @@ def extended(config: dict[str, Any], plan: Plan, more: Space, command: str) -> t
 def _regime_with_absolute_globs(regime: Regime) -> dict[str, Any]:
     """The regime without its scales; its text can be found again from any working directory."""
     data = {k: v for k, v in regime.to_dict().items() if k != "scales"}
-    globs = [str(Path(pattern).absolute()) for pattern in regime.corpus.globs]
+    globs = [pattern_below(Path.cwd(), pattern) for pattern in regime.corpus.globs]
     return data | {"corpus": data["corpus"] | {"globs": globs}}
 
 

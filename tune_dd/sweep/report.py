@@ -17,12 +17,14 @@ from search_spaces.model_screen import partners
 from tune_dd import artifacts, journal
 from tune_dd.corpus import Corpus
 from tune_dd.corpus.fetch import TEXTS, is_missing
+from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
 from tune_dd.loading import no_collection
 from tune_dd.memory import cpu_trial_bytes, parameter_bytes
+from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import ModelSpec, evidence_class
 from tune_dd.sweep.hours import DeviceHours
-from tune_dd.sweep.options import parse, repeated
+from tune_dd.sweep.options import choose_regime, parse, repeated
 from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.plan import Cost, Plan
 from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
@@ -198,8 +200,10 @@ def print_result(
     elif plan.phase == "calibrate" and result.coefficients is not None:
         stream = same_search(run, "stream", "--coefficients", shown_path(run.path))
         following = f"{stream}    (does the law beat the best fixed dropout?)"
-    elif plan.scale_name == "pocket":
-        following = f"python -m tune_dd.sweep {plan.regime.name} --dry-run    (what the full search would cost)"
+    elif plan.scale_name == "pocket" and has_full_scale(run):
+        following = (
+            f"python -m tune_dd.sweep {shlex.quote(regime_word(run))} --dry-run    (what the full search would cost)"
+        )
     else:
         following = f"python -m analysis {shlex.quote(shown_path(run.path))}"
     console.print(f"next: {following}", highlight=False, soft_wrap=True)
@@ -242,6 +246,19 @@ def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
         words += ["--seeds", ",".join(str(first + number) for number in range(len(plan.scale.stream_seeds)))]
     path = ",".join(f"{dropout:.4f}" for dropout in search.dropouts(best))
     return same_search(run, "stream", *words, "--anchors", f"searched={path}")
+
+
+def regime_word(run: RunFolder) -> str:
+    """The regime as the command that began the run named it: a regime file by its path."""
+    args = parse(shlex.split(run.config()["command"])[3:])
+    return str(args.regime or choose_regime(args).name)
+
+
+def has_full_scale(run: RunFolder) -> bool:
+    try:
+        return "full" in resolve_regime(regime_word(run)).scales
+    except UserError:  # its file has gone or changed
+        return False
 
 
 def same_search(run: RunFolder, phase: str, *more: str) -> str:

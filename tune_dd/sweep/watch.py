@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 
 from tune_dd.errors import UserError
 from tune_dd.sweep.events import send
@@ -27,7 +28,7 @@ class Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped
             send("done")
 
     def _tell(self, trial: Any, *, final: bool) -> None:
-        error = trial.get_pickled_error()
+        error = _error_of(trial)
         cause = getattr(error, "cause", error)
         send(
             "trial_failed",
@@ -36,3 +37,16 @@ class Watch(tune.Callback):  # type: ignore[misc]  # Ray is untyped
             final=final,
             message=" ".join(str(cause if cause is not None else "its worker died").split())[:500],
         )
+
+
+def _error_of(trial: Any) -> Any:
+    """What ended the trial, None where nothing says so.
+
+    From the driver's own folder: ``trial.get_pickled_error`` looks where Tune copies that folder to, and it is told not
+    to (``TUNE_GLOBAL_CHECKPOINT_S``).
+    """
+    file = trial.pickled_error_file
+    try:
+        return cloudpickle.loads(Path(file).read_bytes()) if file else None
+    except OSError:
+        return None

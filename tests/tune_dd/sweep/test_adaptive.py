@@ -15,12 +15,14 @@ from tests_support import TINY_REGIME, assert_refused, coefficients, row, synthe
 
 from analysis.adaptive import REASONS, read_adaptive
 from search_spaces.adaptive_grid import AdaptiveGrid, GridPoint
+from search_spaces.locked_stream import StreamGrid
 from search_spaces.space import DataIdentity, Setting
 from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts, journal
 from tune_dd.builtin_regimes import POCKET
 from tune_dd.errors import UserError
 from tune_dd.regimes import ModelSpec
+from tune_dd.schedule import static
 from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.estimates import estimate_cells
 from tune_dd.sweep.frozen_law import read_laws, write_predictions
@@ -272,3 +274,27 @@ def test_a_law_predicts_every_cell_of_an_adaptive_run(tmp_path: Path) -> None:
         said.append(artifacts.read_json(tmp_path / artifacts.PREDICTIONS)["predictions"])
     assert said[0] == said[1]
     assert len(said[1]) == 4
+
+
+def test_a_law_without_intervals_predicts_without_them(tmp_path: Path) -> None:
+    """As a calibration of one seed fits it: nothing told its noise."""
+    (tmp_path / "law.json").write_text(json.dumps(coefficients(draws=[])))
+    laws = read_laws([str(tmp_path / "law.json")], "tiny", transfer=False)
+    stream = StreamGrid(GRID.models[0], GRID.prefixes, 4, (static(0.2, 2),), (0,))
+    for space in (GRID, stream):
+        write_predictions(tmp_path, laws, space, 300, POCKET.protocol)
+        predictions = artifacts.read_json(tmp_path / artifacts.PREDICTIONS)["predictions"]
+        told = [entry for entry in predictions if "dropout" in entry]
+        assert told
+        assert all(entry["low"] is None and entry["high"] is None for entry in told)
+
+
+@pytest.mark.parametrize("budget", ["1", "0.6"])
+def test_a_budget_is_checked_as_it_was_given(
+    budget: str, searched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A grid so small that the default budget does not pay its coarse trials."""
+    monkeypatch.chdir(searched[0])
+    small = ["--dropouts", "0,0.1,0.2,0.3,0.4,0.5", "--seeds", "0,1"]
+    options = [option for option in ADAPTIVE if option not in ("--budget", "0.6")]
+    assert main([*options, *small, "--budget", budget, "--dry-run"]) == 0, capsys.readouterr().err

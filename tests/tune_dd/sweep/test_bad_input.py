@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
 import pytest
 from tests_support import TINY_REGIME, synthetic_text
 
+from tune_dd.regime_file import parse_tokens, pattern_below
 from tune_dd.sweep.__main__ import main
 
 
@@ -64,6 +66,8 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["owt", "--device", "cpu", "--seeds", "9" * 23], "from 0 to 2^63 - 1"),
         (["owt", "--device", "cpu", "--models", "L2_H3_D64"], "do not divide"),
         (["owt", "--device", "cpu", "--models", "big"], "of the form"),
+        (["owt", "--device", "cpu", "--models", "L1_H2_D32,L1_H2_D32"], "has duplicates: name each once"),
+        (["owt", "--device", "cpu", "--prefixes", "1.00001k"], "is not a count of tokens"),
         (["owt", "--corpus", "a", "--corpus-glob", "b"], "twice"),
         (["owt", "--quick", "--scale", "full", "--corpus", "x"], "--quick is the pocket scale"),
         (["owt", "--device", "cpu"], "data/openwebtext10k"),
@@ -181,3 +185,22 @@ def test_the_example_regime_is_valid(capsys: pytest.CaptureFixture[str]) -> None
     example = REPOSITORY / "examples" / "my_corpus.toml"
     assert main([str(example), "--device", "cpu", "--scale", "pocket", "--dry-run"]) == 0
     assert "my_corpus" in capsys.readouterr().out
+
+
+def test_counts_with_decimals_are_what_they_say() -> None:
+    told = {"4.1M": 4_100_000, "8.05k": 8_050, "1.001k": 1_001, "64.1k": 64_100, "1.5M": 1_500_000, "65536": 65_536}
+    assert {text: parse_tokens(text, "--prefixes") for text in told} == told
+
+
+def test_a_folder_s_name_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "texts [v2]"
+    folder.mkdir()
+    (folder / "a [1].txt").write_text(synthetic_text(120))
+    (folder / "b.txt").write_text(synthetic_text(120, seed=1))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "c.txt").write_text(synthetic_text(120, seed=2))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for pattern, n_files in (("*.txt", 2), ("a [1].txt", 1), ("b.txt", 1), ("~/*.txt", 1), (str(folder / "b.txt"), 1)):
+        found = glob.glob(pattern_below(folder, pattern))  # noqa: PTH207
+        exact = [pattern_below(folder, pattern)] if Path(pattern_below(folder, pattern)).exists() else found
+        assert len(exact) == n_files, pattern

@@ -343,6 +343,21 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tiny_regime: Path, tmp_pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["text.txt", "tiny.toml"]
 
 
+def test_what_a_worker_cannot_mend_is_one_line_and_no_crash(tmp_path: Path, tiny_regime: Path) -> None:
+    """Its cache is gone when it begins: the plan was made on it, and nothing of it has been read by a worker."""
+    search = start(tmp_path, "tiny.toml", "--device", "cpu", *LONG)
+    (folder,) = wait_until(lambda: run_folders(tmp_path))
+    shutil.move(tmp_path / ".cache", tmp_path / "away")
+    out, err = search.communicate(timeout=200)
+    assert search.returncode == 2, (out, err)
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "its worker died" not in out + err
+    assert not list(folder.glob("journals/*.crash.json"))
+    again = run(tmp_path, "--resume", str(folder))
+    assert again.returncode == 0, again.stderr
+
+
 def test_every_listener_is_on_loopback(tiny_regime: Path, tmp_path: Path) -> None:
     process = start(tmp_path, "tiny.toml", "--device", "cpu", *LONG)
     try:
