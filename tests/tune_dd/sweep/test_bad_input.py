@@ -97,6 +97,8 @@ def test_mps_is_the_default_and_is_never_replaced_in_silence(
     line = refused(capsys, ["owt"])
     assert "MPS" in line
     assert "python -m tune_dd.sweep owt --device cpu --scale pocket" in line
+    Path("my tiny.toml").write_text(TINY_REGIME)
+    assert "python -m tune_dd.sweep 'my tiny.toml' --device cpu --scale pocket" in refused(capsys, ["my tiny.toml"])
     monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     assert "PYTORCH_ENABLE_MPS_FALLBACK=1" in refused(capsys, ["owt"])
 

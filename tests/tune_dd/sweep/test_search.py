@@ -18,6 +18,7 @@ from tune_dd import artifacts, journal, kernels
 from tune_dd.artifacts import TIMING_COLUMNS
 from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.manage import refuse_lost_journals
+from tune_dd.sweep.report import has_full_scale, regime_word
 from tune_dd.sweep.runs import LOCK, RunFolder, hold
 
 # Longer trials than the tiny regime's, so that a signal finds them at work.
@@ -82,6 +83,16 @@ def test_a_search_prints_its_plan_its_table_and_the_next_step(searched) -> None:
     for word in ("trials       4 trials, 12 result rows", "12,672 parameters", "FLOPs", "time", "files: ", "next: "):
         assert word in done.stdout
     assert not re.search(r"\bray\b(?!_results)|raylet|tune\.", done.stdout, re.IGNORECASE), done.stdout
+
+
+def test_a_regime_file_is_named_as_it_was_in_commands_to_come(searched, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = searched
+    (path,) = run_folders(folder)
+    monkeypatch.chdir(folder)
+    assert regime_word(RunFolder(path)) == "tiny.toml"
+    assert has_full_scale(RunFolder(path))
+    monkeypatch.chdir(path)  # where there is no such file
+    assert not has_full_scale(RunFolder(path))
 
 
 def test_a_search_leaves_the_files_of_the_contract(searched) -> None:
