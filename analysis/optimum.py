@@ -168,8 +168,8 @@ def cell_fits(
 ) -> list[CellFit]:
     """Fit every cell of a table, the noise pooled as ``pool_noise`` does. Raises as ``cell_fit``."""
     check_table(table)
-    if margin is not None and not margin >= 0:
-        raise UserError(f"plateau margin {margin} must not be negative: give nats per token, such as 0.01")
+    if margin is not None and not 0 <= margin < np.inf:
+        raise UserError(f"plateau margin {margin} must be finite and not negative: give nats per token, such as 0.01")
     cells = make_cells(table)
     noise = pool_noise(cells)
     return [fit_cell(cell, noise[cell.key], margin, n_bootstrap, seed) for cell in cells]

@@ -306,8 +306,9 @@ def test_bad_tables_are_refused_in_one_line() -> None:
         with pytest.raises(UserError, match=words) as caught:
             select_models(bad)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="margin"):
-        select_models(table, margin=-1.0)
+    for margin in (-1.0, np.nan, np.inf):
+        with pytest.raises(UserError, match=f"margin {margin}"):
+            select_models(table, margin=margin)
 
 
 def test_statistics_import_without_torch_and_ray() -> None:
