@@ -31,7 +31,7 @@ def parse_tokens(value: str | int, what: str) -> int:
     if found:
         factor = {"": 1, "k": 1_000, "m": 1_000_000}[found[2].lower()]
         count = Decimal(found[1]) * factor  # 4.1 times a million is no whole number in floats
-        if count >= 1 and count == int(count):
+        if 1 <= count < 2**63 and count == int(count):
             return int(count)
     raise UserError(f"{what}: {value!r} is not a count of tokens: write 65536, 500k or 1.5M")
 
@@ -182,7 +182,10 @@ def _numbers(value: Any, where: str) -> tuple[float, ...]:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{where}: {value!r} is not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # TOML's whole numbers have no end here
+        raise UserError(f"{where}: the number is too large") from None
 
 
 def _whole(value: Any, where: str) -> int:

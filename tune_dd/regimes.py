@@ -8,6 +8,7 @@ regime is run: ``full`` (the study), ``full-8m`` (its extrapolation to the deepe
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -99,8 +100,8 @@ class Protocol:
             raise UserError(f"protocol warmup_steps={self.warmup_steps} must not be negative")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise UserError(f"protocol betas={self.betas} must be two numbers in [0, 1)")
-        if self.weight_decay < 0:
-            raise UserError(f"protocol weight_decay={self.weight_decay} must not be negative")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"protocol weight_decay={self.weight_decay} must be finite and not negative")
         if self.rate_schedule not in RATE_SCHEDULES:
             raise UserError(f"protocol rate_schedule={self.rate_schedule!r} is not one of {', '.join(RATE_SCHEDULES)}")
         if not 0 < self.warmdown_fraction <= 1:
@@ -187,6 +188,7 @@ class Scale:
                 raise UserError(
                     f"anchors {name}: {len(path)} values for {len(self.prefixes_of_stream)} stages: give one per prefix"
                 )
+            check_rates(f"anchors {name}: dropout", path)
         if self.search_points < MIN_SEARCH_POINTS:
             raise UserError(f"search_points {self.search_points} must be at least {MIN_SEARCH_POINTS}")
         context = self.protocol.context
@@ -228,11 +230,15 @@ def check_increasing(name: str, values: tuple[int, ...]) -> None:
 def check_dropouts(values: tuple[float, ...]) -> None:
     if not values:
         raise UserError("dropouts is empty: give rates such as 0,0.1,0.3")
-    for value in values:
-        if not 0.0 <= value < 1.0:  # also catches NaN, which compares false
-            raise UserError(f"dropout {value} is outside [0, 1): give rates such as 0,0.1,0.3")
+    check_rates("dropout", values)
     if len(set(values)) != len(values):
         raise UserError(f"dropouts {list(values)} has duplicates: name each rate once")
+
+
+def check_rates(what: str, values: tuple[float, ...]) -> None:
+    for value in values:
+        if not 0.0 <= value < 1.0:  # also catches NaN, which compares false
+            raise UserError(f"{what} {value} is outside [0, 1): give rates such as 0,0.1,0.3")
 
 
 @dataclass(frozen=True)
