@@ -162,6 +162,8 @@ def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: 
     print_plan(console, plan, specs, cost, hours, corpus=corpus, cache_folder=cache, storage=storage)
     if corpus is None:
         return None
+    if hours[0].hours is None:
+        raise UserError(f"{plan.device}: {hours[0].note}: choose smaller --models or a smaller context")
     config = planning.to_config(
         plan,
         specs,

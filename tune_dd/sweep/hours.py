@@ -14,10 +14,13 @@ from tune_dd.sweep.plan import Plan, search_hours
 from tune_dd.sweep.progress import format_seconds
 from tune_dd.trial import TrialSpec
 
+# What the devices' allocators say of a tensor that is too large for them, each in words of its own.
+_TOO_LARGE = ("allocate memory", "out of memory", "no memory", "invalid buffer size", "overflow")
+
 
 @dataclass(frozen=True)
 class DeviceHours:
-    """Hours of a search on one kind of device; None where the kind is not on this machine, and ``note`` says why."""
+    """Hours of a search on one kind of device; None where no step can be measured here, and ``note`` says why."""
 
     device: str
     hours: float | None
@@ -42,7 +45,13 @@ def measure_hours(
         if kind != plan.device:
             n_devices, n_threads = devices_and_threads(kind, None)
             planned = replace(plan, device=kind, n_devices=n_devices, n_threads=n_threads)
-        hours = _measure(planned, specs, console)
+        try:
+            hours = _measure(planned, specs, console)
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in _TOO_LARGE):
+                raise
+            found.append(DeviceHours(kind, None, "its memory does not hold a step"))
+            continue
         found.append(DeviceHours(kind, hours, f"{planned.n_devices} trial(s) at a time"))
     return found
 
