@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -156,8 +157,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join((*PHASES, ALL))}")
     if args.devices is not None and args.devices < 1:
         raise UserError(f"--devices {args.devices} must be at least 1")
-    if args.hang_timeout is not None and not args.hang_timeout > 0:
-        raise UserError(f"--hang-timeout {args.hang_timeout} must be above 0 seconds")
+    if args.hang_timeout is not None and not 0 < args.hang_timeout < math.inf:
+        raise UserError(f"--hang-timeout {args.hang_timeout} must be above 0 seconds and finite, such as 900")
     if args.corpus and args.corpus_glob:
         raise UserError("--corpus and --corpus-glob name the text twice: give one of them")
     if args.resume and args.extend:

@@ -77,6 +77,9 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["owt", "--resume"], "no unfinished run"),
         (["--resume", "nowhere"], "there is no run nowhere"),
         (["owt", "--device", "cpu", "--hang-timeout", "0"], "--hang-timeout"),
+        (["owt", "--device", "cpu", "--hang-timeout", "nan"], "--hang-timeout"),
+        (["owt", "--device", "cpu", "--hang-timeout", "inf"], "--hang-timeout inf must be above 0 seconds and finite"),
+        (["owt", "--device", "cpu", "--prefixes", "9" * 400], "is not a count"),
     ],
 )
 def test_one_line_and_nothing_left(
@@ -152,6 +155,9 @@ def test_fewer_tokens_than_the_largest_prefix(capsys: pytest.CaptureFixture[str]
         ("seeds = [0]", "", "lacks the key 'seeds'"),
         ("prefixes = [400, 800]", "prefixes = [800, 400]", "prefixes"),
         ("dropouts = [0.0, 0.2]", "dropouts = [0.0, nan]", "dropout"),
+        ("warmup_steps = 3", "warmup_steps = 3\nweight_decay = inf", "weight_decay=inf must be finite"),
+        ("warmup_steps = 3", f"warmup_steps = 3\nweight_decay = 0x{'f' * 300}", "the number is too large"),
+        ("seeds = [0]", "seeds = [0]\nanchors = {slow = [nan, 0.1]}", "anchors slow: dropout nan is outside"),
         ('models = ["L1_H2_D16"]', 'models = ["L1_H3_D16"]', "do not divide"),
         ("[corpus]", "[corpus", "cannot be read as TOML"),
         ('globs = ["text.txt"]', "", "needs globs"),
@@ -173,6 +179,14 @@ def test_an_unwritable_storage_folder(tiny_regime: Path, capsys: pytest.CaptureF
     locked.mkdir(mode=0o500)
     line = refused(capsys, [str(tiny_regime), "--device", "cpu", "--storage", "locked/runs"])
     assert "--storage" in line
+
+
+def test_a_model_larger_than_the_memory(tiny_regime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    too_large = [str(tiny_regime), "--device", "cpu", "--models", "L1_H8_D8000000000"]
+    assert main([*too_large, "--dry-run"]) == 0
+    assert "cpu: not measured here (its memory does not hold a step)" in capsys.readouterr().out
+    assert "cpu: its memory does not hold a step: choose smaller --models" in refused(capsys, too_large)
+    assert not Path("ray_results").exists()
 
 
 def test_a_storage_folder_that_is_a_file(tiny_regime: Path, capsys: pytest.CaptureFixture[str]) -> None:
