@@ -130,13 +130,14 @@ def read_whole(path: Path) -> pd.DataFrame | None:
     try:
         data = path.read_bytes()
         data.decode()
+        # One object to a line, so that a row's number is its line's; asked first, since pyarrow dies of a leading null.
+        objects = data.startswith(b"{") and data.count(b"\n{") == data.count(b"\n") - 1
+        if not (objects and data.endswith(b"}\n")) or b"\r" in data:
+            return None
         table = pa_json.read_json(pa.BufferReader(data), parse_options=options)
     except (OSError, UnicodeDecodeError, pa.ArrowException):
         return None
-    # One object to a line, so that a row's number is its line's; no missing value.
-    if not (data.startswith(b"{") and data.endswith(b"}\n") and data.count(b"\n") == table.num_rows) or b"\r" in data:
-        return None
-    if any(column.null_count for column in table.columns):
+    if data.count(b"\n") != table.num_rows or any(column.null_count for column in table.columns):
         return None
     frame: pd.DataFrame = table.to_pandas()
     sound = (

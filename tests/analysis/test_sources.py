@@ -83,6 +83,13 @@ def test_what_no_row_may_hold_is_refused_by_line(lines: list[str], values: dict[
         read_metrics(path)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_null_in_place_of_a_row_is_refused_by_line(lines: list[str], number: int, tmp_path: Path) -> None:
+    lines[number] = "null"  # as the first value it kills pyarrow, and the process with it
+    with pytest.raises(UserError, match=f"line {number + 1}: not a row of results"):
+        read_metrics(write(tmp_path, lines))
+
+
 @pytest.mark.parametrize("text", [b"", b"\xff\n", b"[]\n", b"{", b'{"a": 1} {"a": 2}\n'])
 def test_what_is_no_table_is_refused(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
