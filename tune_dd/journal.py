@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tune_dd import artifacts
+from tune_dd.errors import UserError
 from tune_dd.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -165,11 +166,15 @@ def record_crash(folder: Path, spec: TrialSpec, reason: str, step: int) -> None:
 
 
 def read_crashes(folder: Path) -> dict[str, str]:
-    """trial_id -> reason of every trial that crashed."""
-    return {
-        path.name.removesuffix(CRASH_SUFFIX): str(artifacts.read_json(path)["reason"])
-        for path in folder.glob(f"*{CRASH_SUFFIX}")
-    }
+    """trial_id -> reason of every trial that crashed. A record that is damaged still says that its trial did."""
+    return {path.name.removesuffix(CRASH_SUFFIX): _crash_reason(path) for path in folder.glob(f"*{CRASH_SUFFIX}")}
+
+
+def _crash_reason(path: Path) -> str:
+    try:
+        return str(artifacts.read_json(path)["reason"])
+    except (UserError, KeyError, TypeError):
+        return "its record is damaged"
 
 
 def _checksum(body: str, tensors: dict[str, torch.Tensor]) -> str:

@@ -156,3 +156,11 @@ def test_crashes_are_remembered(tmp_path: Path) -> None:
     spec = make_spec()
     journal.record_crash(tmp_path, spec, "ValueError: two\nlines", 3)
     assert journal.read_crashes(tmp_path) == {spec.trial_id: "ValueError: two lines"}
+
+
+@pytest.mark.parametrize("record", ["", "[]", "null", '"text"', "{}", '{"reason"'])
+def test_a_damaged_record_of_a_crash_still_counts_as_one(record: str, tmp_path: Path) -> None:
+    spec = make_spec()
+    journal.record_crash(tmp_path, spec, "ValueError", 3)
+    journal.crash_path(tmp_path, spec.trial_id).write_text(record)
+    assert journal.read_crashes(tmp_path) == {spec.trial_id: "its record is damaged"}
