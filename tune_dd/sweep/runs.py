@@ -163,9 +163,10 @@ def make_folder(storage: Path, name: str) -> Path:
 
 
 def find_runs(storage: Path) -> Iterator[RunFolder]:
-    """Every run under the storage, oldest first within its group."""
-    for config in sorted(storage.glob(f"*/*/{artifacts.CONFIG}")):
-        yield RunFolder(config.parent)
+    """Every run under the storage, oldest first within its group; one too whose config is left as its copy alone."""
+    configs = [path for name in (artifacts.CONFIG, CONFIG_COPY) for path in storage.glob(f"*/*/{name}")]
+    for folder in sorted({path.parent for path in configs}):
+        yield RunFolder(folder)
 
 
 @contextmanager
