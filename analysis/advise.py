@@ -84,8 +84,6 @@ def read_coefficients(path: Path) -> Coefficients:
         return Coefficients.from_dict(data)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error}): write it again with `python -m analysis`") from None
 
 
 def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[float, float]]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis import robust
+from analysis.coefficients_check import check_coefficients
 from analysis.curves import coordinate
 from analysis.misfit import discrepancy, freedom, problem_of
 from analysis.targets import Targets, bounded, check_rank, folds, make_targets, target_draws
@@ -136,7 +137,7 @@ class Coefficients:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Coefficients:
-        """Raises UserError if a key is missing, the schema or law unknown, or a coefficient not the law's.
+        """Raises UserError if a key is missing or damaged, the schema or law unknown, or a coefficient not the law's.
 
         What only ``tune_dd`` writes may be missing: without draws, predictions have no interval.
         """
@@ -146,26 +147,20 @@ class Coefficients:
             raise UserError(f"coefficients lack {', '.join(missing)}: give a coefficients.json written by tune_dd")
         if data.get("schema") != SCHEMA:
             raise UserError(f"coefficients of schema {data.get('schema')}, not {SCHEMA}: fit them again")
+        check_coefficients(data)
         values = {name: data[name] for name in names}
+        order = get_law(data["law"]).coefficients  # JSON written with sorted keys has lost it
+        values["coefficients"] = {name: data["coefficients"][name] for name in order}
         # math.nan itself, not any NaN: tuples that hold the same object are equal.
+        ends = ((name, data["intervals"][name]) for name in order)
         values["intervals"] = {
-            name: (math.nan if low is None else low, math.nan if high is None else high)
-            for name, (low, high) in data["intervals"].items()
+            name: (math.nan if low is None else low, math.nan if high is None else high) for name, (low, high) in ends
         }
         values["cells"] = tuple(data["cells"])
         values["draws"] = tuple(tuple(draw) for draw in data.get("draws", ()))
         values["notes"] = tuple(data.get("notes", ()))
         values["held_out"] = tuple(data.get("held_out", ()))
-        result = cls(**values)
-        result.form.vector(result.coefficients)
-        order = result.form.coefficients  # JSON written with sorted keys has lost it
-        return cls(
-            **{
-                **values,
-                "coefficients": {name: result.coefficients[name] for name in order},
-                "intervals": {name: result.intervals[name] for name in order},
-            }
-        )
+        return cls(**values)
 
 
 def fit_law(
