@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tune_dd.arguments import OneLineParser
 from tune_dd.errors import UserError
+from tune_dd.streams import run_main
 
 STORAGE = Path("ray_results")
 
@@ -54,9 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: give the command again", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stderr.close()
-        return 0
 
 
 def analyse_command(arguments: Sequence[str]) -> int:
@@ -82,8 +80,9 @@ def analyse_command(arguments: Sequence[str]) -> int:
     print_tables(analysis, console)
     for path in analysis.files:
         if path.name in ("optuna.db", "tensorboard"):
-            print(f"Export: {path}")
-    print(f"Report: {analysis.report}" if options.report else f"Tables: {analysis.folder}")
+            console.print(f"Export: {path}", soft_wrap=True)
+    where = f"Report: {analysis.report}" if options.report else f"Tables: {analysis.folder}"
+    console.print(where, soft_wrap=True)
     return 0
 
 
@@ -113,4 +112,4 @@ def parser() -> OneLineParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -20,10 +20,10 @@ from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, LAWS, Array, get_law
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from analysis.coefficients import Coefficients
+    from tune_dd.console import Console
 
 UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "g": 1e9, "G": 1e9, "B": 1e9}
 

@@ -20,6 +20,7 @@ from analysis.exports import make_folder
 from analysis.saved import CHAIN, COEFFICIENTS
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import CONFIG, METRICS, read_json, write_json
+from tune_dd.console import Console
 from tune_dd.errors import UserError
 
 TRIALS, BIGRAMS = "trials", "bigrams"  # what may tell the scale
@@ -44,9 +45,10 @@ def carry_command(arguments: Sequence[str]) -> int:
     make_folder(options.out)
     file = options.out / COEFFICIENTS
     write_json(file, carried.to_dict())
+    console = Console()
     for note in carried.notes:
-        print(f"{carried.regime}: {note}")
-    print(f"Coefficients: {file}")
+        console.print(f"{carried.regime}: {note}", soft_wrap=True)
+    console.print(f"Coefficients: {file}", soft_wrap=True)
     return 0
 
 

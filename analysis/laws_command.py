@@ -25,8 +25,9 @@ from tune_dd.artifacts import METRICS
 from tune_dd.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+
+    from tune_dd.console import Console
 
 
 def laws_command(arguments: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import CONFIG, LEDGER, METRICS, SUGGESTIONS, checksum, read_json, sync_folder
+from tune_dd.console import Console
 from tune_dd.errors import UserError
 
 SAVED = Path("ray_results/saved")
@@ -283,8 +284,9 @@ def held(folder: Path) -> dict[str, bytes]:
 
 def save_command(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    console = Console()
     for copy in save(options.sources, options.to):
-        print(f"Saved: {copy}")
+        console.print(f"Saved: {copy}", soft_wrap=True)
     return 0
 
 

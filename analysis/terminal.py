@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from analysis.adaptive import REASONS
 from analysis.figures import METRICS, count_text
 from analysis.words import CLASS_WORDS, answer, law_sentence
+from tune_dd.console import Console
 
 if TYPE_CHECKING:
     from analysis.adaptive import Adaptive
@@ -60,8 +60,7 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
 
 def make_console() -> Console:
     """A console that is 100 columns wide where there is no terminal to ask."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=100)
+    return Console(log_width=100)
 
 
 def devices(table: pd.DataFrame) -> list[str]:

@@ -11,6 +11,8 @@ from tests_support import REPOSITORY
 
 # A room of tune_dd may not import these, directly.
 FORBIDDEN = {
+    "streams": {"torch", "ray"},
+    "console": {"torch", "ray"},
     "arguments": {"torch", "ray"},
     "regimes": {"torch", "ray"},
     "regime_file": {"torch", "ray"},
@@ -38,6 +40,8 @@ FORBIDDEN = {
 # Modules that search_spaces and analysis may use: nothing with torch or Ray in it.
 TORCH_FREE = {
     "errors",
+    "streams",
+    "console",
     "arguments",
     "regimes",
     "builtin_regimes",

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from analysis.saved import SAVED
 from tune_dd.arguments import OneLineParser
+from tune_dd.console import Console
 from tune_dd.errors import UserError
+from tune_dd.streams import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{len(files)} files, among them {options.output / 'paper_results_summary.json'}")
+    Console().print(f"{len(files)} files, among them {options.output / 'paper_results_summary.json'}", soft_wrap=True)
     return 0
 
 
@@ -48,4 +50,4 @@ def parser() -> OneLineParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

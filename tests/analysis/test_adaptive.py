@@ -9,12 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from analysis.adaptive import REASONS, read_adaptive
 from analysis.report import analyse
 from analysis.terminal import print_tables
 from tune_dd import artifacts
+from tune_dd.console import Console
 from tune_dd.errors import UserError
 
 

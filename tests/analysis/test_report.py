@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from analysis import figures, html
 from analysis.__main__ import main
 from analysis.report import Analysis, analyse, print_tables
 from analysis.terminal import STATUS_WORDS, selection_table
 from tune_dd.artifacts import read_json, read_rows
+from tune_dd.console import Console
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from tune_dd.errors import UserError
+from tune_dd.streams import run_main
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,4 +26,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

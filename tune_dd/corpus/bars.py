@@ -16,8 +16,9 @@ def progress_bar(description: str, show: bool) -> Iterator[Report]:
     if not (show and sys.stderr.isatty()):
         yield lambda done, total: None
         return
-    from rich.console import Console
     from rich.progress import Progress
+
+    from tune_dd.console import Console
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)
@@ -30,7 +31,6 @@ def transfer_bar(description: str) -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -39,6 +39,8 @@ def transfer_bar(description: str) -> Iterator[Report]:
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+
+    from tune_dd.console import Console
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:

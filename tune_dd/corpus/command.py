@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from tune_dd.arguments import OneLineParser
 from tune_dd.builtin_regimes import REGIMES
+from tune_dd.console import Console
 from tune_dd.corpus.bars import transfer_bar
 from tune_dd.corpus.cache import CacheFiles, DamagedCacheError, NoCacheError, cache_folder, caches, read_manifest
 from tune_dd.corpus.fetch import DATA_DIR, TEXTS, ensure_text, fetch, read_record, verify
@@ -24,7 +24,6 @@ from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import SCALES
 
 ALL = "all"
-_LOG_WIDTH = 110  # columns, where there is no terminal to ask
 
 EXAMPLES = """examples:
   python -m tune_dd.corpus fetch owt           into data/, resumable, verified by the hub's hash
@@ -64,7 +63,7 @@ def run_command(argv: list[str]) -> int:
     Raises:
         UserError: something the user must mend.
     """
-    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    console = Console()
     args = build_parser().parse_args(argv)
     if args.command == "fetch":
         _fetch(args, console)
@@ -93,8 +92,7 @@ def _fetch(args: argparse.Namespace, console: Console) -> None:
 def _list(data_dir: Path, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("regime", "file", "size", "state"):
-        # A path is there to be copied: never cut.
-        table.add_column(column, justify="right" if column == "size" else "left", no_wrap=column == "file")
+        table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
     for name in REGIMES:
         path, size, state = "docstrings of the installed packages", "", "always there"
         if name in TEXTS:
@@ -102,7 +100,7 @@ def _list(data_dir: Path, console: Console) -> None:
             path, state = str(target), _state(target)
             size = f"{target.stat().st_size / 1e6:,.1f} MB" if target.exists() else ""
         table.add_row(name, path, size, state)
-    console.print(table, highlight=False, markup=False)
+    console.print(table)
     for name in REGIMES:
         for files in caches(name):
             _say(console, f"cache of {name}: {_describe_cache(files)}")

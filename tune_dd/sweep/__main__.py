@@ -11,11 +11,11 @@ Exit codes: 0 every planned trial finished, 2 something to mend (one line on sta
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
 from tune_dd.errors import UserError
+from tune_dd.streams import run_main
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,10 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    with contextlib.suppress(OSError):  # nobody reads on
-        sys.stdout.flush()
-        sys.stderr.flush()
+    code = run_main(main)
     # Everything is written and ended, and to take torch apart as Python exits takes a third of a second. Where Ctrl-C
     # came inside one of its imports, Python would also end by the signal instead of the code.
     os._exit(code)

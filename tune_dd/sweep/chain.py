@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from search_spaces.model_screen import partners
 from tune_dd import artifacts, schedule
+from tune_dd.console import Console
 from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec
 from tune_dd.sweep.manage import crashed_rest, is_finished, refuse_lost_journals
@@ -324,9 +324,8 @@ def _finish(chain: Chain, console: Console) -> int:
 def list_chains(storage: Path, console: Console) -> None:
     """Print the chains under the storage, oldest first; nothing where there is none."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("chain", no_wrap=True, overflow="fold")
-    table.add_column("phases")
-    table.add_column("state")
+    for name in ("chain", "phases", "state"):
+        table.add_column(name, no_wrap=True)
     for file in sorted(storage.glob(f"*/*/{CHAIN}"), key=lambda file: file.parent.name):
         try:
             chain = Chain.read(file.parent)
@@ -336,7 +335,7 @@ def list_chains(storage: Path, console: Console) -> None:
         state = "finished" if chain.finished else "running" if is_held(RunFolder(chain.path)) else "resumable"
         table.add_row(shown_path(chain.path), " ".join(phase for phase in CHAINED if phase in chain.runs), state)
     if table.row_count:
-        console.print(table, highlight=False, markup=False)
+        console.print(table)
 
 
 def _say(entry: dict[str, Any], console: Console) -> None:

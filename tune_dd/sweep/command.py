@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from analysis.painters import Painters
 from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity
 from tune_dd import device, journal
+from tune_dd.console import Console
 from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
 from tune_dd.corpus.bars import transfer_bar
 from tune_dd.corpus.cache import cache_folder
@@ -54,7 +52,6 @@ from tune_dd.sweep.supervisor import Outcome, Supervisor
 from tune_dd.trial import RunContext, TrialSpec
 
 _HANG_SECONDS = 900.0  # a step of the largest model on one core takes some 12 s, its evaluation minutes
-_LOG_WIDTH = 110  # columns, where there is no terminal to ask
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def run_command(argv: list[str]) -> int:
     Raises:
         UserError: something the user must mend.
     """
-    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    console = Console()
     args = parse(argv)
     storage = Path(args.storage).absolute()
     if args.list:

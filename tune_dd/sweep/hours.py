@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-
 from tune_dd import device
+from tune_dd.console import Console
 from tune_dd.loading import no_collection
 from tune_dd.sweep.options import devices_and_threads
 from tune_dd.sweep.plan import Plan, search_hours

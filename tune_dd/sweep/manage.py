@@ -8,10 +8,10 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from tune_dd import artifacts, journal
+from tune_dd.console import Console
 from tune_dd.errors import UserError
 from tune_dd.sweep.progress import format_seconds
 from tune_dd.sweep.runs import RunFolder, find_runs, hold, is_held, shown_path
@@ -73,8 +73,7 @@ def list_runs(storage: Path, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "regime", "phase", "trials", "crashed", "size", "age", "state"):
         right = name in ("trials", "crashed", "size", "age")
-        # The run's path is there to be copied: never cut.
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "run")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     now = datetime.datetime.now()
     for run in find_runs(storage):
         size = _size(run)
@@ -102,7 +101,7 @@ def list_runs(storage: Path, console: Console) -> None:
     if not table.row_count:
         console.print(f"no runs under {storage}", highlight=False, soft_wrap=True)
         return
-    console.print(table, highlight=False, markup=False)
+    console.print(table)
 
 
 def clean_runs(storage: Path, only: Path | None, console: Console) -> None:

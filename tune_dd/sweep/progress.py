@@ -6,13 +6,14 @@ import contextlib
 import time
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tune_dd.console import Console
 from tune_dd.sweep.state import SearchState
 from tune_dd.trial import short_count
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.model_screen import partners
 from tune_dd import artifacts, journal
+from tune_dd.console import Console
 from tune_dd.corpus import Corpus
 from tune_dd.corpus.fetch import TEXTS, is_missing
 from tune_dd.errors import UserError

@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 from documented_runs import CHAIN, STEPS, STUDY, TINY
 from documents_support import newest, normalised
-from rich.console import Console
 from tests_support import TINY_REGIME, synthetic_text
 
 from tune_dd import artifacts, journal
 from tune_dd.builtin_regimes import REGIMES
+from tune_dd.console import Console
 from tune_dd.sweep import plan as planning
 from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.chain import Chain, _phase
