@@ -160,7 +160,7 @@ def advise_command(arguments: Sequence[str]) -> int:
     )
     table = new_table(f"Dropout by the {coefficients.law} law", console)
     for name in ("stage", "U", "C", "dropout", "95 % interval", "calibrated"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(advice.to_dict("records")):
         table.add_row(
             str(number),
@@ -170,7 +170,7 @@ def advise_command(arguments: Sequence[str]) -> int:
             interval_text(row["low"], row["high"], 3),
             "inside" if row["inside"] else "OUTSIDE",
         )
-    console.print(table)
+    console.print_table(table)
     if not advice["inside"].all():
         outside = int((~advice["inside"]).sum())
         console.print(
@@ -181,7 +181,7 @@ def advise_command(arguments: Sequence[str]) -> int:
     for note in [*coefficients.notes, *(superseded(coefficients) if options.law is None else ())]:
         console.print(Text(f"Note: {note}."))
     if coefficients.held_out:
-        console.print(held_out_table(coefficients, console))
+        console.print_table(held_out_table(coefficients, console))
     return 0
 
 

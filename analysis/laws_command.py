@@ -62,7 +62,7 @@ def laws_command(arguments: Sequence[str]) -> int:
             table.add_row(
                 row["law"], f"{row['regret_mean']:.3f}", interval, f"{row['regret_max']:.3f}", f"{row['rmse']:.3f}"
             )
-        console.print(table)
+        console.print_table(table)
     for _, rows in streams.groupby("run", sort=False) if len(streams) else ():
         first = rows.iloc[0]
         what = "final loss less the best static's, and the best path's"
@@ -74,10 +74,10 @@ def laws_command(arguments: Sequence[str]) -> int:
             interval = interval_text(row["low"], row["high"], 3)
             best = f"{row['against_best']:+.3f} ({row['best_path']})"
             table.add_row(row["law"], row["path"], f"{row['against_static']:+.3f}", interval, best)
-        console.print(table)
+        console.print_table(table)
     texts = judge_texts(study, seed=options.seed)
     if len(texts):
-        console.print(_texts_table(texts, console))
+        console.print_table(_texts_table(texts, console))
     if len(texts) and texts["scale"].notna().any():
         console.print(f"Best scales over differences in bigram loss: {bigram_slope(texts):.2f} decades of U per nat.")
     name, why = winner(cells, streams)

@@ -44,16 +44,17 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
     for note in analysis.notes:
         console.print(Text(f"Note: {note}", style="yellow"))
     for _, cells in analysis.selection.groupby("phase") if len(analysis.selection) else ():
-        console.print(selection_table(cells, experiment.evidence, console))
+        console.print_table(selection_table(cells, experiment.evidence, console))
     for adaptive in analysis.adaptive:
         console.print(Text(adaptive.sentence))
-        console.print(undecided_table(adaptive, console))
+        if not adaptive.cells["decided"].all():
+            console.print_table(undecided_table(adaptive, console))
     print_law(analysis, console)
     if analysis.comparison is not None:
         for _, rows in analysis.comparison.groupby("metric", sort=False):
-            console.print(comparison_table(rows, experiment.evidence, console))
+            console.print_table(comparison_table(rows, experiment.evidence, console))
     if analysis.search is not None and analysis.search.best is not None:
-        console.print(search_table(analysis.search, experiment.evidence, console))
+        console.print_table(search_table(analysis.search, experiment.evidence, console))
     if text := answer(analysis.selection, analysis.comparison, analysis.search):
         console.print(Text(text, style="bold"))
 
@@ -106,11 +107,9 @@ def selection_table(selection: pd.DataFrame, evidence: str, console: Console) ->
     return table
 
 
-def undecided_table(adaptive: Adaptive, console: Console) -> Table | str:
-    """The cells that an adaptive calibration left undecided; nothing where there is none."""
+def undecided_table(adaptive: Adaptive, console: Console) -> Table:
+    """The cells that an adaptive calibration left undecided."""
     rows = adaptive.cells[~adaptive.cells["decided"]]
-    if rows.empty:
-        return ""
     hidden = f", the first {MAX_ROWS} of {len(rows)}" if len(rows) > MAX_ROWS else ""
     table = new_table(f"Cells left undecided{hidden}", console)
     table.add_column("model", overflow="fold")
@@ -181,11 +180,11 @@ def print_law(analysis: Analysis, console: Console) -> None:
         return
     table = new_table(f"The {coefficients.law} law", console)
     table.add_column("coefficient")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
     for name, value in coefficients.coefficients.items():
         table.add_row(name, f"{value:.4f}", interval_text(*coefficients.intervals[name], 4))
-    console.print(table)
+    console.print_table(table)
     console.print(Text(law_sentence(coefficients)))
     for note in coefficients.notes:
         console.print(Text(f"Note: {note}.", style="yellow"))

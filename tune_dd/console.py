@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import IO, Any
 
 import rich.console
+from rich.measure import Measurement
+from rich.table import Table
 
 from tune_dd.streams import discard
 
 _LOG_WIDTH = 110  # columns, where there is no terminal to ask
+_ROOMY = 10_000  # columns, more than any table takes
 
 
 class Console(rich.console.Console):
-    """Prints text as it is and goes on in silence once nobody reads.
+    """Prints text as it is, tables whole, and goes on in silence once nobody reads.
 
     Brackets are no markup and colons no emoji: paths and names are the user's.
     """
@@ -28,3 +31,19 @@ class Console(rich.console.Console):
         """The reader of a pipe has seen enough, which is no reason to stop; rich would exit."""
         self.quiet = True
         discard(self.file)
+
+    def print_table(self, table: Table) -> None:
+        """Print a table of which nothing is cut.
+
+        Where it needs more columns than there are it keeps its own width, and the terminal wraps its lines.
+        """
+        roomy = self.options.update(width=_ROOMY)
+        for column in table.columns:
+            column.overflow = "fold"
+            if column.no_wrap:
+                cells = (column.header, *column.cells)
+                column.min_width = max(Measurement.get(self, roomy, cell).maximum for cell in cells)
+        needed = Measurement.get(self, roomy, table).minimum
+        if needed > self.width:
+            table.width = needed
+        self.print(table, crop=False)

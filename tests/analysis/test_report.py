@@ -199,6 +199,16 @@ def test_the_terminal_tables_fit_a_hundred_columns(analysis: Analysis) -> None:
     assert "[bold]" not in text
 
 
+def test_the_terminal_tables_lose_no_cell_on_a_narrow_terminal(analysis: Analysis) -> None:
+    rows = {}
+    for width in (100, 40):
+        console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        print_tables(analysis, console)
+        lines = [line for line in console.export_text().splitlines() if line.startswith("|")]
+        rows[width] = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
+    assert rows[40] == rows[100]
+
+
 def test_no_row_of_the_terminals_cells_wraps() -> None:
     row = {
         "phase": "calibrate",

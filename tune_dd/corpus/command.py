@@ -100,7 +100,7 @@ def _list(data_dir: Path, console: Console) -> None:
             path, state = str(target), _state(target)
             size = f"{target.stat().st_size / 1e6:,.1f} MB" if target.exists() else ""
         table.add_row(name, path, size, state)
-    console.print(table)
+    console.print_table(table)
     for name in REGIMES:
         for files in caches(name):
             _say(console, f"cache of {name}: {_describe_cache(files)}")

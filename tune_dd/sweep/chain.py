@@ -335,7 +335,7 @@ def list_chains(storage: Path, console: Console) -> None:
         state = "finished" if chain.finished else "running" if is_held(RunFolder(chain.path)) else "resumable"
         table.add_row(shown_path(chain.path), " ".join(phase for phase in CHAINED if phase in chain.runs), state)
     if table.row_count:
-        console.print(table)
+        console.print_table(table)
 
 
 def _say(entry: dict[str, Any], console: Console) -> None:

@@ -101,7 +101,7 @@ def list_runs(storage: Path, console: Console) -> None:
     if not table.row_count:
         console.print(f"no runs under {storage}", highlight=False, soft_wrap=True)
         return
-    console.print(table)
+    console.print_table(table)
 
 
 def clean_runs(storage: Path, only: Path | None, console: Console) -> None:

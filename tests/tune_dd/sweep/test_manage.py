@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from tune_dd import artifacts
+from tune_dd.console import Console
 from tune_dd.sweep.__main__ import main
-from tune_dd.sweep.chain import Chain
+from tune_dd.sweep.chain import Chain, list_chains
+from tune_dd.sweep.manage import list_runs
 from tune_dd.sweep.runs import RunFolder, hold
 
 
@@ -34,3 +37,18 @@ def test_folders_are_named_as_they_were_given(storage: Path, capsys: pytest.Capt
     with hold(RunFolder(storage.parent / run)):
         assert main(["--storage", "q [v2]", "--clean"]) == 0
     assert f"{run} is being searched: left as it is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_a_listed_run_is_one_line_whatever_the_terminal(storage: Path, width: int) -> None:
+    file = io.StringIO()
+    console = Console(width=width, file=file)
+    list_runs(storage, console)
+    list_chains(storage, console)
+    head, run, _, chain = file.getvalue().splitlines()
+    assert head.split() == ["run", "regime", "phase", "trials", "crashed", "size", "age", "state"]
+    assert run.startswith("q [v2]/owt-calibrate-pocket/20260101-000000 ")
+    assert "  0 / 24  " in run
+    assert run.rstrip().endswith("resumable")
+    assert chain.startswith("q [v2]/owt-all-pocket/20260101-000000 ")
+    assert chain.rstrip().endswith("resumable")
