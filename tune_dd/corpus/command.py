@@ -77,7 +77,7 @@ def run_command(argv: list[str]) -> int:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 def _fetch(args: argparse.Namespace, console: Console) -> None:

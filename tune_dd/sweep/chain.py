@@ -174,7 +174,6 @@ def show_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) 
     console.print(
         f"confirm trains the model that the screen chooses (shown: {model}), calibrate another size beside it; "
         "then the stream with the law's schedule, planned once the law is fitted",
-        highlight=False,
     )
     return 0
 
@@ -188,13 +187,13 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
     chain = _find(args) if args.resume else _new(args)
     for phase in chain.runs:
         refuse_lost_journals(RunFolder(chain.run(phase)))
-    console.print(f"chain: {shown_path(chain.path)}", highlight=False, soft_wrap=True)
+    console.print(f"chain: {shown_path(chain.path)}", soft_wrap=True)
     with hold(RunFolder(chain.path)):
         code = _go_on(chain, args, console, run_phase)
     if code:
         retry = " --retry-crashed" if code == CRASHED else ""
         how = "crashed trials are taken up again by" if chain.finished and retry else "the chain goes on with"
-        console.print(f"{how}\n  {chain.resume_command}{retry}", highlight=False, soft_wrap=True)
+        console.print(f"{how}\n  {chain.resume_command}{retry}", soft_wrap=True)
     return code
 
 
@@ -262,14 +261,14 @@ def _phase(
     def goes_on() -> bool:
         crashed = crashed_rest(RunFolder(chain.run(phase))) if phase in chain.runs else 0
         if crashed:
-            console.print(f"{phase} lacks crashed trials ({crashed}): the chain goes on without them", highlight=False)
+            console.print(f"{phase} lacks crashed trials ({crashed}): the chain goes on without them")
         return crashed > 0
 
     console.rule(f"{phase}", style="bold", align="left")
     if phase in chain.runs:
         run = chain.run(phase)
         if is_finished(RunFolder(run)):
-            console.print(f"finished: {shown_path(run)}", highlight=False, soft_wrap=True)
+            console.print(f"finished: {shown_path(run)}", soft_wrap=True)
             return 0
         if not args.retry_crashed and goes_on():
             return 0
@@ -314,10 +313,10 @@ def _finish(chain: Chain, console: Console) -> int:
     console.rule("all", style="bold", align="left")
     analysis.report.print_tables(result, console)
     for entry in chain.decisions:
-        console.print(f"{entry['step']}: {_outcome(entry)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{entry['step']}: {_outcome(entry)}", soft_wrap=True)
     chain.finished = True
     chain.write()
-    console.print(f"report: {shown_path(result.report)}", highlight=False, soft_wrap=True)
+    console.print(f"report: {shown_path(result.report)}", soft_wrap=True)
     return CRASHED if any(crashed_rest(RunFolder(chain.run(phase))) for phase in chain.runs) else 0
 
 
@@ -339,7 +338,7 @@ def list_chains(storage: Path, console: Console) -> None:
 
 
 def _say(entry: dict[str, Any], console: Console) -> None:
-    console.print(f"decision after {entry['step']}: {_outcome(entry)}", style="bold", highlight=False, soft_wrap=True)
+    console.print(f"decision after {entry['step']}: {_outcome(entry)}", style="bold", soft_wrap=True)
 
 
 def _outcome(entry: dict[str, Any]) -> str:

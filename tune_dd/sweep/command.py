@@ -176,7 +176,7 @@ def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: 
     if laws:
         write_predictions(run.path, laws, plan.grids[0], plan.scale.vocab_size, plan.scale.protocol)
     run.write_config(config)
-    console.print(f"run: {shown_path(run.path)}", highlight=False, soft_wrap=True)
+    console.print(f"run: {shown_path(run.path)}", soft_wrap=True)
     return Search(run, config, plan, specs)
 
 
@@ -197,7 +197,7 @@ def _take_up(
     """A stored run, ready to go on; None after a dry run. Options that would change its plan are refused."""
     mended = None if args.dry_run else run.mend_config()
     if mended:
-        console.print(mended, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(mended, style="yellow", soft_wrap=True)
     config = run.config()
     plan, specs = planning.from_config(config, run.path)
     refuse_foreign_options(args, plan.phase)
@@ -221,8 +221,6 @@ def _take_up(
             f"warning: the run was begun with other arithmetic ({'; '.join(changed)}): what is trained from here on "
             "may differ from it in the last digits",
             style="yellow",
-            highlight=False,
-            markup=False,
             soft_wrap=True,
         )
     if args.dry_run:
@@ -233,7 +231,7 @@ def _take_up(
         for path in run.journals.glob(f"*{journal.CRASH_SUFFIX}"):
             path.unlink()
     verb = "extending" if args.extend else "resuming"
-    console.print(f"{verb} {shown_path(run.path)}", highlight=False, soft_wrap=True)
+    console.print(f"{verb} {shown_path(run.path)}", soft_wrap=True)
     return Search(run, config, plan, specs)
 
 
@@ -305,7 +303,7 @@ def _finish(search: Search, outcome: Outcome, painters: Painters, console: Conso
         # A chain names its own command.
         how = f", the rest goes on with\n  {resume_command(search.run)}" if alone else ""
         done = f"{outcome.finished} of {outcome.planned} trials are finished"
-        console.print(f"stopped; {done}{how}", highlight=False, soft_wrap=True)
+        console.print(f"stopped; {done}{how}", soft_wrap=True)
         return 128 + outcome.signal
     print_result(console, search.run, search.plan, outcome, painters, alone=alone)
     missing = outcome.planned - outcome.finished - len(outcome.crashed)
@@ -353,7 +351,7 @@ def _ensure_text(args: argparse.Namespace, regime: Regime, console: Console) -> 
         ensure_text(
             regime,
             offline=args.offline,
-            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            say=lambda text: console.print(text, soft_wrap=True),
             bar=transfer_bar,
         )
 

@@ -99,7 +99,7 @@ def list_runs(storage: Path, console: Console) -> None:
             state,
         )
     if not table.row_count:
-        console.print(f"no runs under {storage}", highlight=False, soft_wrap=True)
+        console.print(f"no runs under {storage}", soft_wrap=True)
         return
     console.print_table(table)
 
@@ -116,12 +116,12 @@ def clean_runs(storage: Path, only: Path | None, console: Console) -> None:
     freed = cleaned = 0
     for run in runs:
         if only is None and is_held(run):
-            console.print(f"{shown_path(run.path)} is being searched: left as it is", highlight=False, soft_wrap=True)
+            console.print(f"{shown_path(run.path)} is being searched: left as it is", soft_wrap=True)
             continue
         with hold(run):
             freed += _clean(run)
             cleaned += 1
-    console.print(f"{cleaned} run(s) cleaned, {freed / 1e6:.1f} MB freed", highlight=False)
+    console.print(f"{cleaned} run(s) cleaned, {freed / 1e6:.1f} MB freed")
 
 
 def _clean(run: RunFolder) -> int:

@@ -49,7 +49,7 @@ class Progress:
 
     def say(self, message: str) -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone: that is no reason to stop
-            self._console.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            self._console.print(message, style="yellow", soft_wrap=True)
 
     def update(self, state: SearchState) -> None:
         """Show the state; a terminal that went away is no reason to stop."""
@@ -71,7 +71,7 @@ class Progress:
             if best:
                 _, unique, sampled, dropout, loss, _ = best[-1]
                 tail = f"; best so far at U {short_count(unique)}, C {short_count(sampled)}: p {dropout} ({loss:.4f})"
-            self._console.print(self._headline(state, now) + tail, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(self._headline(state, now) + tail, soft_wrap=True)
 
     def _headline(self, state: SearchState, now: float) -> str:
         done, running, crashed = len(state.finished), len(state.live), len(state.crashes)

@@ -92,14 +92,12 @@ def print_plan(
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console.print(table, highlight=False, markup=False)
+    console.print(table)
     form = None if corpus is None else corpus.manifest.get("wikitext_form")
     if form not in (None, "raw") and plan.regime.name in TEXTS:
         console.print(
             f"warning: {_FORM_MEANING[form]}; the regime is one of the raw form, so these results are of another text",
             style="yellow",
-            highlight=False,
-            markup=False,
         )
     overlap = None if corpus is None else corpus.manifest.get("validation_overlap")
     if overlap is not None and overlap > _OVERLAP_WARNING:
@@ -107,7 +105,6 @@ def print_plan(
             f"warning: {overlap:.1%} of the validation 13-grams occur in the training text: validation losses are "
             "flattered, and the best dropout may look lower than it is",
             style="yellow",
-            highlight=False,
         )
 
 
@@ -170,10 +167,10 @@ def print_result(
     """Analyse the run's table, print the optima, name the files and, for a run alone, the next command."""
     names = {spec.trial_id: spec.name for spec in outcome.specs}
     for trial_id, reason in outcome.crashed.items():
-        console.print(f"crashed: {names.get(trial_id, trial_id)}: {reason}", style="red", highlight=False, markup=False)
+        console.print(f"crashed: {names.get(trial_id, trial_id)}: {reason}", style="red")
     if not outcome.finished:
         write_ledger(run, outcome, None)
-        console.print("no trial finished, so there is nothing to analyse", highlight=False)
+        console.print("no trial finished, so there is nothing to analyse")
         return
     prepare_result(painters)
     # Imported here: it draws, and a search need not wait for that.
@@ -186,9 +183,9 @@ def print_result(
     # The page shows the ledger, so it is read again before the page is written.
     result = analysis.report.write(replace(result, experiment=load_experiment([run.path])), painters=painters)
     analysis.report.print_tables(result, console)
-    console.print(f"files: {shown_path(run.path)}", highlight=False, soft_wrap=True)
+    console.print(f"files: {shown_path(run.path)}", soft_wrap=True)
     if decision is not None:
-        console.print(f"decision: {decision.reason}", style="bold", highlight=False, soft_wrap=True)
+        console.print(f"decision: {decision.reason}", style="bold", soft_wrap=True)
     if not alone:
         return
     if outcome.crashed:
@@ -206,7 +203,7 @@ def print_result(
         )
     else:
         following = f"python -m analysis {shlex.quote(shown_path(run.path))}"
-    console.print(f"next: {following}", highlight=False, soft_wrap=True)
+    console.print(f"next: {following}", soft_wrap=True)
 
 
 def record_decision(run: RunFolder, plan: Plan, result: Analysis) -> Decision | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from tune_dd import artifacts
+from tune_dd.console import Console
 from tune_dd.sweep.manage import list_runs
 from tune_dd.sweep.runs import RunFolder, find_runs, new_folder
 
