@@ -247,8 +247,12 @@ def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
 
 def regime_word(run: RunFolder) -> str:
     """The regime as the command that began the run named it: a regime file by its path."""
-    args = parse(shlex.split(run.config()["command"])[3:])
-    return str(args.regime or choose_regime(args).name)
+    config = run.config()
+    try:
+        args = parse(shlex.split(config["command"])[3:])
+        return str(args.regime or choose_regime(args).name)
+    except UserError:  # a command of another version
+        return str(config["regime"]["name"])
 
 
 def has_full_scale(run: RunFolder) -> bool:

@@ -85,7 +85,9 @@ def test_a_search_prints_its_plan_its_table_and_the_next_step(searched) -> None:
     assert not re.search(r"\bray\b(?!_results)|raylet|tune\.", done.stdout, re.IGNORECASE), done.stdout
 
 
-def test_a_regime_file_is_named_as_it_was_in_commands_to_come(searched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_regime_file_is_named_as_it_was_in_commands_to_come(
+    searched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     folder, _ = searched
     (path,) = run_folders(folder)
     monkeypatch.chdir(folder)
@@ -93,6 +95,9 @@ def test_a_regime_file_is_named_as_it_was_in_commands_to_come(searched, monkeypa
     assert has_full_scale(RunFolder(path))
     monkeypatch.chdir(path)  # where there is no such file
     assert not has_full_scale(RunFolder(path))
+    older = RunFolder(tmp_path)
+    older.write_config(RunFolder(path).config() | {"command": "python -m tune_dd.sweep tiny.toml --no-longer-there"})
+    assert regime_word(older) == "tiny"
 
 
 def test_a_search_leaves_the_files_of_the_contract(searched) -> None:
