@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.figures import count_text
 from tune_dd.arguments import OneLineParser
-from tune_dd.artifacts import read_json
+from tune_dd.artifacts import coefficients_file, read_json
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, LAWS, Array, get_law
 
@@ -61,11 +61,6 @@ def parse_stages(text: str) -> list[tuple[float, float]]:
         if later_u <= u or later_c <= c:
             raise UserError(f"stages {text!r}: U and C (cumulative) must grow from stage to stage")
     return pairs
-
-
-def coefficients_file(path: Path) -> Path:
-    """The file that is meant by itself or by its folder."""
-    return path / "coefficients.json" if path.is_dir() else path
 
 
 def read_coefficients(path: Path) -> Coefficients:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.advise import coefficients_file, read_coefficients
+from analysis.advise import read_coefficients
 from analysis.carry import Text, carry, text_of
 from analysis.coefficients import Coefficients
 from analysis.exports import make_folder
-from analysis.saved import CHAIN, COEFFICIENTS
+from analysis.saved import CHAIN
 from tune_dd.arguments import OneLineParser
-from tune_dd.artifacts import CONFIG, METRICS, read_json, write_json
+from tune_dd.artifacts import COEFFICIENTS, CONFIG, METRICS, coefficients_file, read_json, write_json
 from tune_dd.console import Console
 from tune_dd.errors import UserError
 

@@ -15,7 +15,7 @@ from analysis.companions import outcomes, read_predictions, read_trace, transfer
 from analysis.painters import Painters
 from analysis.tables import Experiment, beside_saved, load_experiment
 from analysis.terminal import print_tables
-from tune_dd.artifacts import write_json, write_text_atomic
+from tune_dd.artifacts import COEFFICIENTS, write_json, write_text_atomic
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, get_law
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Analysis", "analyse", "compute", "print_tables", "write"]
 
 REPORT, FIGURES, COMBINED = "report.html", "figures", "combined"
-SUMMARY, SELECTION, COMPARISON, COEFFICIENTS = "summary", "model_selection", "comparison", "coefficients.json"
+SUMMARY, SELECTION, COMPARISON = "summary", "model_selection", "comparison"
 SEARCH = "search"
 FALLBACK_LAW = "first_order"
 CELL = ["regime", "phase", "model", "n_params", "unique_tokens", "sampled_tokens"]

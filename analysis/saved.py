@@ -20,12 +20,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tune_dd.arguments import OneLineParser
-from tune_dd.artifacts import CONFIG, LEDGER, METRICS, SUGGESTIONS, checksum, read_json, sync_folder
+from tune_dd.artifacts import (
+    COEFFICIENTS,
+    CONFIG,
+    LEDGER,
+    METRICS,
+    SUGGESTIONS,
+    checksum,
+    planned_trials,
+    read_json,
+    sync_folder,
+)
 from tune_dd.console import Console
 from tune_dd.errors import UserError
 
 SAVED = Path("ray_results/saved")
-CHAIN, LAW, COEFFICIENTS = "chain.json", "law", "coefficients.json"
+CHAIN, LAW = "chain.json", "law"
 # Not summary.csv and summary.json: means of what metrics.jsonl has, which `python -m analysis` writes again.
 TABLES = tuple(f"{stem}.{kind}" for stem in ("model_selection", "comparison", "search") for kind in ("csv", "json"))
 RUN_FILES = (
@@ -172,12 +182,6 @@ def run_copy(run: Path, to: Path) -> dict[Path, dict[str, bytes]]:
     # A hold-out's own cells are few; `python -m analysis` writes what law they give again.
     names = [name for name in RUN_FILES if not (name == COEFFICIENTS and config.get("coefficients"))]
     return {to / group / run.name: shortened_files(run, names, Paths.of(config))}
-
-
-def planned_trials(run: Path, config: dict[str, Any]) -> int:
-    """How many trials make the run whole: of one that chooses them as it goes, what it chose in the end."""
-    chosen = read_json(run / SUGGESTIONS).get("n_trials") if (run / SUGGESTIONS).is_file() else None
-    return int(config["n_trials"] if chosen is None else chosen)
 
 
 def ledger_lines(run: Path) -> int:

@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ CONFIG = "config.json"
 LEDGER = "results.tsv"
 PREDICTIONS = "predictions.json"  # what a law fitted elsewhere says of a run, written before anything is trained
 SUGGESTIONS = "suggestions.json"  # the points of a search or an adaptive calibration, each before it is trained
+COEFFICIENTS = "coefficients.json"  # a fitted law
 REPORT = "report.html"  # written last
 JOURNALS = "journals"  # one file per trial: the run's memory
 LIVE = "live"  # progress of the running trials: disposable
@@ -118,6 +119,22 @@ def checksum(value: dict[str, Any]) -> str:
     """Of a JSON object, without the key ``checksum``: 16 hex digits. Seals config.json and suggestions.json."""
     text = json.dumps({k: v for k, v in value.items() if k != "checksum"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def planned_trials(run: Path, config: Mapping[str, Any]) -> int:
+    """How many trials a run is to have: at most, while they are chosen as it goes."""
+    try:
+        record = read_json(run / SUGGESTIONS)
+        # One that was altered counts for nothing when the run is taken up either.
+        found = record["n_trials"] if record["checksum"] == checksum(record) else None
+    except (UserError, KeyError, TypeError):
+        found = None
+    return int(config["n_trials"]) if found is None else int(found)
+
+
+def coefficients_file(path: Path) -> Path:
+    """The file of a law that is named by itself or by its folder."""
+    return path / COEFFICIENTS if path.is_dir() else path
 
 
 def sync(fd: int) -> None:

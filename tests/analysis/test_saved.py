@@ -109,7 +109,8 @@ def test_a_run_that_chose_fewer_trials_than_it_might_have_is_finished(chain: Pat
     write_json(run / "config.json", config | {"checksum": checksum(config)})
     with pytest.raises(UserError, match="is not finished"):
         save([run], tmp_path / "saved")
-    write_json(run / "suggestions.json", {"n_trials": chosen})
+    record = {"n_trials": chosen}
+    write_json(run / "suggestions.json", record | {"checksum": checksum(record)})
     assert save([run], tmp_path / "saved")
 
 

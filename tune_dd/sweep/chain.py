@@ -289,7 +289,7 @@ def _fit(chain: Chain) -> Path | None:
     import analysis.report
 
     folder = chain.path / LAW_FOLDER
-    file = folder / analysis.report.COEFFICIENTS
+    file = folder / artifacts.COEFFICIENTS
     runs = [chain.run(phase) for phase in ("confirm", "calibrate") if phase in chain.runs]
     if not file.exists():
         result = analysis.report.analyse(runs, out=folder, law=chain.law, report=False, export=False)

@@ -97,7 +97,7 @@ def read_laws(
     files: list[tuple[str, str, Coefficients]] = []
     for source in sources:
         path = Path(source)
-        file = path / "coefficients.json" if path.is_dir() else path
+        file = artifacts.coefficients_file(path)
         fitted = read_coefficients(file)
         if fitted.regime != regime and not transfer:
             raise UserError(

@@ -15,7 +15,6 @@ from tune_dd.console import Console
 from tune_dd.errors import UserError
 from tune_dd.sweep.progress import format_seconds
 from tune_dd.sweep.runs import RunFolder, find_runs, hold, is_held, shown_path
-from tune_dd.sweep.suggestions import planned_trials
 
 
 def refuse_lost_journals(run: RunFolder) -> None:
@@ -53,7 +52,7 @@ def crashed_rest(run: RunFolder) -> int:
     finished = _finished_ids(run)
     crashed = {path.name.removesuffix(journal.CRASH_SUFFIX) for path in run.journals.glob(f"*{journal.CRASH_SUFFIX}")}
     try:
-        lacking = planned_trials(run, run.config()) - len(finished)
+        lacking = artifacts.planned_trials(run.path, run.config()) - len(finished)
     except UserError:
         return 0
     reported = (run.path / artifacts.REPORT).exists()
@@ -63,7 +62,10 @@ def crashed_rest(run: RunFolder) -> int:
 def is_finished(run: RunFolder) -> bool:
     """Whether nothing is left to train or to report; a run whose config cannot be read is not finished."""
     try:
-        return finished_trials(run) >= planned_trials(run, run.config()) and (run.path / artifacts.REPORT).exists()
+        return (
+            finished_trials(run) >= artifacts.planned_trials(run.path, run.config())
+            and (run.path / artifacts.REPORT).exists()
+        )
     except UserError:
         return False
 
@@ -83,7 +85,7 @@ def list_runs(storage: Path, console: Console) -> None:
         except UserError as damage:
             table.add_row(shown_path(run.path), "", "", "", "", f"{size / 1e6:.1f} MB", "", str(damage).split(":")[0])
             continue
-        planned = planned_trials(run, config)
+        planned = artifacts.planned_trials(run.path, config)
         age = (now - datetime.datetime.fromisoformat(config["created"])).total_seconds()
         state = "finished" if done >= planned else "resumable"
         if state == "resumable" and is_held(run):

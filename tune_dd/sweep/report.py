@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import shlex
 from collections.abc import Sequence
@@ -230,7 +231,7 @@ def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
     """The stream that tries the best point of a search on seeds that it was not chosen on."""
     best = search.best
     assert best is not None
-    begun = parse(shlex.split(run.config()["command"])[3:])
+    begun = begun_with(run)
     words = [word for source in begun.coefficients for word in ("--coefficients", source)]
     words += [word for law in begun.law or () for word in ("--law", law)]
     words += ["--transfer"] if begun.transfer else []
@@ -245,14 +246,18 @@ def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
     return same_search(run, "stream", *words, "--anchors", f"searched={path}")
 
 
+def begun_with(run: RunFolder) -> argparse.Namespace:
+    """The options of the command that began a run."""
+    return parse(shlex.split(run.config()["command"])[3:])
+
+
 def regime_word(run: RunFolder) -> str:
     """The regime as the command that began the run named it: a regime file by its path."""
-    config = run.config()
     try:
-        args = parse(shlex.split(config["command"])[3:])
+        args = begun_with(run)
         return str(args.regime or choose_regime(args).name)
     except UserError:  # a command of another version
-        return str(config["regime"]["name"])
+        return str(run.config()["regime"]["name"])
 
 
 def has_full_scale(run: RunFolder) -> bool:
@@ -264,7 +269,7 @@ def has_full_scale(run: RunFolder) -> bool:
 
 def same_search(run: RunFolder, phase: str, *more: str) -> str:
     """The command of another phase on the text and device of a run."""
-    words = repeated(parse(shlex.split(run.config()["command"])[3:]))
+    words = repeated(begun_with(run))
     return shlex.join(["python", "-m", "tune_dd.sweep", *words, "--phase", phase, *more])
 
 

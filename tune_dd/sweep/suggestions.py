@@ -142,14 +142,3 @@ def sealed(
         "points": [point.to_dict() for point in points],
     }
     return body | {"checksum": artifacts.checksum(body)}
-
-
-def planned_trials(run: RunFolder, config: Mapping[str, Any]) -> int:
-    """How many trials a run is to have: at most, while they are chosen as it goes."""
-    try:
-        record = artifacts.read_json(run.path / artifacts.SUGGESTIONS)
-        # One that was altered counts for nothing when the run is taken up either.
-        found = record["n_trials"] if record["checksum"] == artifacts.checksum(record) else None
-    except (UserError, KeyError, TypeError):
-        found = None
-    return int(config["n_trials"]) if found is None else int(found)

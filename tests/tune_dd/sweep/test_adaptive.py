@@ -28,7 +28,7 @@ from tune_dd.sweep.estimates import estimate_cells
 from tune_dd.sweep.frozen_law import read_laws, write_predictions
 from tune_dd.sweep.runs import RunFolder
 from tune_dd.sweep.state import SearchState
-from tune_dd.sweep.suggestions import Suggestions, planned_trials
+from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.trial import TrialSpec
 
 SETTING = Setting("tiny", "full", POCKET, DataIdentity("c", "t", "v"))
@@ -116,7 +116,7 @@ def test_a_crashed_trial_is_passed_over_and_a_retry_leaves_the_choices_as_they_a
     state.refresh()
     chosen = list(go_on(run, state, suggestions))
     assert len(chosen) > len(SPACE.known)
-    assert planned_trials(run, {"n_trials": SPACE.points}) == len(chosen)
+    assert artifacts.planned_trials(run.path, {"n_trials": SPACE.points}) == len(chosen)
     journal.crash_path(run.journals, crashed.trial_id).unlink()
     run, state, suggestions = begin(tmp_path, told)
     assert suggestions.points == chosen
