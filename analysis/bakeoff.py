@@ -23,18 +23,18 @@ from analysis.holdout import BASELINES, RIVALS
 from analysis.pilot import Split, measure_scale, split
 from analysis.report import calibration_rows
 from analysis.tables import POINT, Experiment
-from analysis.targets import Targets, make_targets, target_draws
+from analysis.targets import Targets, make_targets, regret_floors
 from analysis.texts import Place, compare_texts
 from analysis.verdict import CARRIED, PILOTED
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS, P_MAX, REFERENCE_LAW, Array, get_law
+from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW, Array, get_law
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
 ANOTHER = "another corpus"
 CELL_KINDS = (*BEYOND.values(), ANOTHER, CARRIED, PILOTED)
-# Draws behind the interval of a mean regret, and behind a cell's floor.
-DRAWS, FLOOR_DRAWS = 2000, 400
+# Draws behind the interval of a mean regret.
+DRAWS = 2000
 # Draws behind the interval of a scale that a pilot measures.
 PILOT_DRAWS = 200
 # What makes two rows of one cell's, by two laws, and what makes cells err together.
@@ -150,8 +150,8 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     others = {place: split(table, seed=seed) for place, table in tables.items()}
     held = {place: make_targets(None, calibration_rows(rows)[0], seed=seed) for place, rows in study.holdouts.items()}
     # Of the cells alone: the same for every law that is judged on them.
-    floors = {place: _floors(own.cells) for place, own in others.items()}
-    held_floors = {place: _floors(own) for place, own in held.items()}
+    floors = {place: regret_floors(own.cells) for place, own in others.items()}
+    held_floors = {place: regret_floors(own) for place, own in held.items()}
     rows = []
     for place, table in tables.items():
         for law in laws:
@@ -243,12 +243,6 @@ def _judge(
     return rows
 
 
-def _floors(held: Targets) -> Array:
-    """(n,) mean regret of each cell's own optimum, drawn anew, where no law asks for more than ``P_MAX``."""
-    draws = np.clip(target_draws(held, FLOOR_DRAWS, np.random.default_rng(0))[0], 0.0, P_MAX)
-    return np.array([fit.regret(own).mean() for fit, own in zip(held.fits, draws.T, strict=True)])
-
-
 def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Mean regret of each law on each kind of hold-out.
 
@@ -256,7 +250,10 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     (95 % percentiles of a bootstrap over blocks, the cells of one corpus, model and prefix, which err together whatever
     the law is), less_reference with less_low and less_high (the same of the regret less that of the reference form on
     the same cells; NaN where it was not judged), regret_max, rmse (dropout, over the interior cells), floor_mean (see
-    ``judge_cells``).
+    ``judge_cells``), corrected_mean with corrected_low and corrected_high (the same of the regret less the floor).
+
+    A regret is over a cell's *fitted* optimum, whose noise charges even the truth. What it charges is the floor on
+    average, so the corrected mean estimates the regret over the true optimum (``analysis.simulation``).
     """
     rows = []
     for kind in (kind for kind in CELL_KINDS if (cells["kind"] == kind).any()):
@@ -270,6 +267,8 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
             blocks = own.groupby(BLOCK).ngroup().to_numpy()
             low, high = _interval(own["regret"].to_numpy(), blocks, seed)
             less_low, less_high = _interval(less.to_numpy(), blocks, seed)
+            corrected = own["regret"] - own["floor"]
+            corrected_low, corrected_high = _interval(corrected.to_numpy(), blocks, seed)
             inside = own[own["status"] == "interior"]
             rows.append(
                 {
@@ -286,6 +285,9 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
                     "regret_max": own["regret"].max(),
                     "rmse": float(np.sqrt(((inside["predicted"] - inside["target"]) ** 2).mean())),
                     "floor_mean": own["floor"].mean(),
+                    "corrected_mean": corrected.mean(),
+                    "corrected_low": corrected_low,
+                    "corrected_high": corrected_high,
                 }
             )
     frame = pd.DataFrame(rows)

@@ -53,14 +53,19 @@ def laws_command(arguments: Sequence[str]) -> int:
     console = make_console()
     for kind, rows in cells.groupby("kind", sort=False) if len(cells) else ():
         what = f"Regret on {rows['n_cells'].iloc[0]} held-out cells, nats per token: {kind}"
-        floor = f"the cells' own optima would be charged {rows['floor_mean'].iloc[0]:.3f}"
+        floor = f"the optima's own noise is charged {rows['floor_mean'].iloc[0]:.3f}; corrected: less that"
         table = new_table(f"{what} ({floor})", console)
-        for name in ("law", "mean", "95 % interval", "largest", "rmse of p"):
+        for name in ("law", "mean", "95 % interval", "corrected", "95 % interval", "largest", "rmse of p"):
             table.add_column(name, justify="left" if name == "law" else "right")
         for row in rows.to_dict("records"):
-            interval = interval_text(row["low"], row["high"], 3)
             table.add_row(
-                row["law"], f"{row['regret_mean']:.3f}", interval, f"{row['regret_max']:.3f}", f"{row['rmse']:.3f}"
+                row["law"],
+                f"{row['regret_mean']:.4f}",
+                interval_text(row["low"], row["high"], 3),
+                f"{row['corrected_mean']:.4f}",
+                interval_text(row["corrected_low"], row["corrected_high"], 3),
+                f"{row['regret_max']:.3f}",
+                f"{row['rmse']:.3f}",
             )
         console.print_table(table)
     for _, rows in streams.groupby("run", sort=False) if len(streams) else ():

@@ -14,12 +14,12 @@ from analysis.cells import CELL_KEYS, Cell, Key, Noise, check_table, make_cells,
 from analysis.curves import can_fit, coordinate, fit_curve
 from analysis.optimum import CellFit, fit_cell, optimum_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import Array, Law, design_rank
+from tune_dd.laws import P_MAX, Array, Law, design_rank
 
 # The paired standard deviation measured at pocket scale. It only scales the robust loss where a table has neither
 # replicates nor five dropouts to estimate noise from; the coefficients then have no intervals and say so.
 NOMINAL_STANDARD_ERROR = 0.03
-# Draws behind a target's standard deviation; its relative error is 1 / sqrt(2 * 400) = 3.5 %.
+# Draws behind a target's standard deviation, whose relative error is 1 / sqrt(2 * 400) = 3.5 %, and behind a floor.
 TARGET_DRAWS = 400
 # Cells are left out one at a time up to so many cells, beyond that in so many folds.
 MAX_FOLDS = 200
@@ -251,6 +251,16 @@ def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -
         for first, degree in enumerate((2, 3) if can_fit(len(cell.dropouts), 3) else (2, 2)):
             result[first::2, i] = optimum_draws(levels[first::2], cell, degree)
     return result, side
+
+
+def regret_floors(targets: Targets) -> Array:
+    """(n,) mean regret of each cell's own optimum, drawn anew, where no law asks for more than ``P_MAX``.
+
+    A regret is over the cell's *fitted* optimum. That one is as far from the true optimum as its noise takes it, so
+    a law that knew the truth would be charged about this much.
+    """
+    draws = np.clip(target_draws(targets, TARGET_DRAWS, np.random.default_rng(0))[0], 0.0, P_MAX)
+    return np.array([fit.regret(own).mean() for fit, own in zip(targets.fits, draws.T, strict=True)])
 
 
 def folds(targets: Targets) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ import numpy as np
 
 from analysis.cells import Cell, decompose, pool_noise
 from analysis.optimum import CellFit, fit_cell
-from analysis.simulation import CURVES, SEED_SD, TRIAL_SD, TRUE_LAW, LossCurve, curve_with_optimum
+from analysis.simulated import CURVES, SEED_SD, TRIAL_SD, TRUE_LAW, LossCurve, curve_with_optimum
 from benchmarks.measuring import REPOSITORY, machine
 from search_spaces.adaptive_grid import BUDGET, DECIDED, NARROW, TARGET_WIDTH, AdaptiveGrid, Block, CellEstimate
 from search_spaces.adaptive_grid import GridPoint as Point
@@ -133,7 +133,7 @@ def simulated(kind: str, number: int, noise: float = 1.0) -> Bank:
     """A pocket run around known curves.
 
     Args:
-        kind: ``curves``: the two families of ``analysis.simulation`` in turn, at U = 4k to 32k and four read-outs;
+        kind: ``curves``: the two families of ``analysis.simulated`` in turn, at U = 4k to 32k and four read-outs;
             ``law``: optima that follow a law missed by .03 a cell, two sizes, four prefixes, three read-outs.
         noise: times the measured one.
     """

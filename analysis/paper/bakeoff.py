@@ -13,7 +13,7 @@ from analysis.paper.studies import Study, by_class, class_words
 from analysis.paper.texts import text_blocks
 from analysis.verdict import CARRIED, PILOTED, alike, level_laws, stream_leader, winner
 from tune_dd.errors import UserError
-from tune_dd.laws import REFERENCE_LAW
+from tune_dd.laws import LAWS, REFERENCE_LAW
 
 NAME = "bakeoff"
 FLOOR = "the optima themselves"
@@ -45,7 +45,8 @@ def section(studies: Sequence[Study]) -> Section:
         if len(cells):
             table = forms_table(evidence, group, cells)
             said.append(ahead(cells))
-            blocks += [Paragraph((Ref(table.name), " puts the forms side by side. ", *said[-1])), table]
+            lead: Parts = (Ref(table.name), " puts the forms side by side. ", *said[-1], " ")
+            blocks += [Paragraph((*lead, *corrected(cells, winner(cells, streams)[0]))), table]
             blocks += text_blocks(evidence, group, runs)
             details.append(cells_table(evidence, group, cells))
         if len(streams):
@@ -84,6 +85,28 @@ def ahead(cells: pd.DataFrame) -> Parts:
             told.append((f"{PLAIN.get(kind, kind)} (", *beside(own, first=not said and not told), ")"))
         said.append((f"{forms} for ", *listed_parts(told)))
     return ("On cells beyond the calibrations the least mean regret is that of ", *join(said, "; "), ".")
+
+
+def corrected(cells: pd.DataFrame, law: str) -> Parts:
+    """What a form loses on each kind of hold-out once the noise of the cells' optima is taken off; empty if none."""
+    cited = Cited("all calibrations and hold-outs")
+    told: list[Parts] = []
+    for row in cells[cells["law"] == LAWS[law].cells].to_dict("records"):
+        kind = str(row["kind"])
+        place = f"{kind}, {row['law']}"
+        ends = (f"law_cells.corrected_low, {place}", f"law_cells.corrected_high, {place}")
+        mean = cited.number(row["corrected_mean"], f"law_cells.corrected_mean, {place}", 4)
+        told.append(
+            (f"{PLAIN.get(kind, kind)} ", mean, *cited.interval(row["corrected_low"], row["corrected_high"], ends))
+        )
+    if not told:
+        return ()
+    return (
+        "A regret is over a cell's fitted optimum, whose noise charges even the truth; less that charge ",
+        f"{spoken(LAWS[law].cells)} loses: ",
+        *join(told, "; "),
+        ".",
+    )
 
 
 def beside(own: pd.DataFrame, *, first: bool) -> Parts:
@@ -227,23 +250,32 @@ def cells_table(evidence: str, studies: Sequence[Study], cells: pd.DataFrame) ->
                             row["low"], row["high"], (f"law_cells.low, {place}", f"law_cells.high, {place}")
                         ),
                     ),
+                    (
+                        cited.number(row["corrected_mean"], f"law_cells.corrected_mean, {place}"),
+                        *cited.interval(
+                            row["corrected_low"],
+                            row["corrected_high"],
+                            (f"law_cells.corrected_low, {place}", f"law_cells.corrected_high, {place}"),
+                        ),
+                    ),
                     (cited.number(row["regret_max"], f"law_cells.regret_max, {place}"),),
                     (cited.number(row["rmse"], f"law_cells.rmse, {place}"),),
                 ]
             )
         floor = cited.number(own["floor_mean"].iloc[0], f"law_cells.floor_mean, {kind}")
-        rows.append([("",), (FLOOR,), (DASH,), (floor,), (DASH,), (DASH,)])
+        rows.append([("",), (FLOOR,), (DASH,), (floor,), (DASH,), (DASH,), (DASH,)])
         groups.append(rows)
     return Table(
         name=f"bakeoff-kinds-{evidence}",
         caption=(
             "Forms of law fitted to every saved calibration and judged on cells beyond it: mean regret with a 95 % "
-            "interval by a bootstrap over blocks of cells, the largest regret (nats per token), and the root mean "
-            "square error of the dropout over interior cells. Last of each kind, what a law that knew each cell's "
-            f"optimum would be charged for their noise and the clamp. {class_words(studies)}",
+            "interval by a bootstrap over blocks of cells, the same corrected for noise, the largest regret (nats per "
+            "token), and the root mean square error of the dropout over interior cells. Last of each kind, what a law "
+            "that knew each cell's optimum would be charged for their noise and the clamp: the correction. "
+            f"{class_words(studies)}",
         ),
-        header=("held out", "law", "cells", "mean regret", "largest", "error"),
-        align="llrrrr",
+        header=("held out", "law", "cells", "mean regret", "corrected", "largest", "error"),
+        align="llrrrrr",
         groups=groups,
     )
 

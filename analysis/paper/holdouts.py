@@ -14,15 +14,17 @@ from analysis.paper.bakeoff import spoken
 from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.cells import optimum
 from analysis.paper.studies import Study, by_class, class_words
+from analysis.report import calibration_rows
+from analysis.targets import make_targets, regret_floors
 from analysis.verdict import TIED, alike
 from tune_dd.laws import REFERENCE_LAW
 
 NAME = "holdouts"
-HEADER = ("law", "cells", "regret", "miss", "inside")
+HEADER = ("law", "cells", "regret", "corrected", "miss", "inside")
 FIGURES = (
     "cells with their optimum inside the grid of all, mean regret at the predicted dropout over all (nats per token), "
-    "root mean square miss of that dropout over the former, share of predictions inside the cell's plateau. A dash: no "
-    "cell tells it. "
+    "the same corrected for the noise of the cells' optima, root mean square miss of that dropout over the former, "
+    "share of predictions inside the cell's plateau. A dash: no cell tells it. "
 )
 KEYS = ["model", "unique_tokens", "sampled_tokens"]  # of a cell within a study
 
@@ -61,6 +63,10 @@ def held_out_cells(study: Study) -> pd.DataFrame:
         float(fits[key].regret(np.array(p)))
         for key, p in zip(merged[KEYS].itertuples(index=False, name=None), merged["dropout"], strict=True)
     ]
+    targets = make_targets(None, calibration_rows(study.analysis.experiment.table)[0])
+    places = [(fit.model, fit.unique_tokens, fit.sampled_tokens) for fit in targets.fits]
+    floors = dict(zip(places, regret_floors(targets), strict=True))
+    merged["corrected"] = merged["regret"] - [floors[key] for key in merged[KEYS].itertuples(index=False, name=None)]
     within = merged["dropout"].between(merged["plateau_low"], merged["plateau_high"])
     merged["in_plateau"] = within.astype(float).where(merged["plateau_low"].notna())
     merged["error"] = (merged["dropout"] - merged["fitted_optimum"]).where(merged["status"] == "interior")
@@ -82,6 +88,9 @@ def numbers(cited: Cited, law: str, own: pd.DataFrame) -> dict[str, Parts]:
     return {
         "interior": (cited.count(len(error), "model_selection.status"), " of ", cited.count(len(own), "predictions")),
         "mean": (cited.number(own["regret"].mean(), f"regret of predictions.dropout, mean, {law}", 4),),
+        "corrected": (
+            cited.number(own["corrected"].mean(), f"corrected regret of predictions.dropout, mean, {law}", 4),
+        ),
         "rmse": (cited.number(rmse, f"predictions.dropout less model_selection.fitted_optimum, {law}"),),
         "share": (cited.number(own["in_plateau"].mean(), f"predictions.dropout within the plateau, {law}", 2),),
         "largest": (cited.number(own["regret"].max(), f"regret of predictions.dropout, largest, {law}", 4),),
@@ -187,7 +196,7 @@ def together_table(evidence: str, found: Sequence[tuple[Study, pd.DataFrame]]) -
             f"forms were frozen for: {FIGURES}{class_words([study for study, _ in found])}",
         ),
         header=("model", *HEADER),
-        align="llrrrr",
+        align="llrrrrr",
         groups=groups,
     )
 
@@ -201,7 +210,7 @@ def summary_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.
         name=f"holdouts-{evidence}",
         caption=(f"Laws frozen before the cells were trained, study by study: {FIGURES}{class_words(studies)}",),
         header=("study", *HEADER),
-        align="lllrrr",
+        align="lllrrrr",
         groups=groups,
     )
 
@@ -211,7 +220,7 @@ def law_rows(label: str, cited: Cited, cells: pd.DataFrame, laws: Sequence[str],
     rows: list[list[Parts]] = []
     for law in laws:
         shown = numbers(cited, f"{law}{place}", cells[cells["law"] == law])
-        values = [shown[name] for name in ("interior", "mean", "rmse", "share")]
+        values = [shown[name] for name in ("interior", "mean", "corrected", "rmse", "share")]
         rows.append([(label if not rows else "",), (spoken(str(law)),), *values])
     return rows
 

@@ -232,6 +232,13 @@ def test_a_law_that_knew_the_optima_would_be_charged_little(study: Study) -> Non
     summary = summarise_cells(cells).set_index(["kind", "law"])
     constant = summary.xs("constant", level="law").drop("larger U")  # where the one rate happens to be right
     assert (constant["floor_mean"] < constant["regret_mean"]).all()
+    less = summary["regret_mean"] - summary["floor_mean"]
+    assert less.to_numpy() == pytest.approx(summary["corrected_mean"].to_numpy())
+    assert (summary["corrected_low"] <= summary["corrected_mean"]).all()
+    assert (summary["corrected_mean"] <= summary["corrected_high"]).all()
+    own = cells.query("kind == @ANOTHER and law == 'constant'")
+    less = (own["regret"] - own["floor"]).groupby([own["regime"], own["model"], own["unique_tokens"]]).mean()
+    assert less.min() < summary.loc[(ANOTHER, "constant"), "corrected_low"], "the interval is that of the blocks' mean"
 
 
 def test_the_command_writes_what_it_prints(
@@ -242,7 +249,8 @@ def test_the_command_writes_what_it_prints(
     out = capsys.readouterr().out
     cells = pd.read_csv(tmp_path / "out" / "law_cells.csv")
     for row in cells.itertuples():
-        assert f"{row.regret_mean:.3f}" in out
+        assert f"{row.regret_mean:.4f}" in out
+        assert f"{row.corrected_mean:.4f}" in out
     assert json.loads((tmp_path / "out" / "law_cells.json").read_text())["law"] in out
     assert np.isfinite(pd.read_csv(tmp_path / "out" / "law_streams.csv")["against_best"]).all()
     assert main(["laws", str(runs["here"])]) == 2

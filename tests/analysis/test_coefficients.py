@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import least_squares
 
-from analysis import robust, simulation
+from analysis import robust, simulated, simulation
 from analysis.advise import inside_calibration
 from analysis.coefficients import Coefficients, fit_law
 from analysis.curves import coordinate
@@ -19,12 +19,12 @@ from tune_dd.errors import UserError
 from tune_dd.laws import LAWS, get_law
 from tune_dd.schedule import law_path
 
-TRUE = simulation.TRUE_LAW
+TRUE = simulated.TRUE_LAW
 
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return simulation.simulate_calibration(np.random.default_rng(0), coefficients=TRUE)
+    return simulated.simulate_calibration(np.random.default_rng(0), coefficients=TRUE)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,11 @@ def test_coverage_with_one_seed(n_params: tuple[int, ...], unique_tokens: tuple[
 
 def test_noise_of_one_seed_is_found_from_the_curves() -> None:
     calibrations = [
-        simulation.simulate_calibration(np.random.default_rng(i), coefficients=TRUE, n_seeds=1) for i in range(6)
+        simulated.simulate_calibration(np.random.default_rng(i), coefficients=TRUE, n_seeds=1) for i in range(6)
     ]
     found = [make_targets(None, table) for table in calibrations]
     assert not any(targets.replicated for targets in found)
-    assert np.mean([targets.fits[0].noise.sd for targets in found]) == pytest.approx(simulation.TRIAL_SD, rel=0.15)
+    assert np.mean([targets.fits[0].noise.sd for targets in found]) == pytest.approx(simulated.TRIAL_SD, rel=0.15)
 
 
 def test_without_any_sign_of_noise_there_is_no_interval_and_json_says_null(table: pd.DataFrame) -> None:
@@ -91,8 +91,8 @@ def test_a_file_with_the_contracts_keys_alone_is_read(fitted: Coefficients) -> N
 
 def test_a_law_that_misses_has_wider_intervals_and_says_so() -> None:
     rng = np.random.default_rng(1)
-    exact = fit_law(None, simulation.simulate_calibration(rng, coefficients=TRUE), n_bootstrap=200)
-    off = fit_law(None, simulation.simulate_calibration(rng, coefficients=TRUE, miss=0.05), n_bootstrap=200)
+    exact = fit_law(None, simulated.simulate_calibration(rng, coefficients=TRUE), n_bootstrap=200)
+    off = fit_law(None, simulated.simulate_calibration(rng, coefficients=TRUE, miss=0.05), n_bootstrap=200)
     assert exact.discrepancy < 0.025 < off.discrepancy
     assert np.sqrt(off.covariance[0, 0]) > 1.3 * np.sqrt(exact.covariance[0, 0])
 
@@ -196,7 +196,7 @@ def test_robust_fit_agrees_with_scipy(table: pd.DataFrame, law: str) -> None:
 
 def test_noise_correlation_between_readouts_is_recovered() -> None:
     for truth in (0.0, 0.8):
-        table = simulation.simulate_calibration(np.random.default_rng(2), coefficients=TRUE, correlation=truth)
+        table = simulated.simulate_calibration(np.random.default_rng(2), coefficients=TRUE, correlation=truth)
         targets = make_targets(None, table)
         assert noise_correlation(targets) == pytest.approx(truth, abs=0.12)
     draws, _ = target_draws(targets, 400, np.random.default_rng(0))
@@ -231,7 +231,7 @@ def test_a_design_below_full_rank_is_refused_or_falls_back_and_says_so() -> None
     rng = np.random.default_rng(0)
     one_ratio = pd.concat(
         [
-            simulation.simulate_calibration(
+            simulated.simulate_calibration(
                 rng,
                 coefficients=TRUE,
                 n_params=(p,),
@@ -340,7 +340,7 @@ def test_rivals_rank_the_true_form_above_those_that_lack_a_variable(table: pd.Da
 
 def test_an_odds_law_is_recovered_and_holds_its_truth() -> None:
     truth = {"a_P": 0.9, "a_U": -1.6, "a_C": 1.9, "C0": -8.8}
-    table = simulation.simulate_calibration(np.random.default_rng(5), law="odds", coefficients=truth)
+    table = simulated.simulate_calibration(np.random.default_rng(5), law="odds", coefficients=truth)
     fitted = fit_law(None, table, law="odds", n_bootstrap=300)
     assert fitted.law == "odds"
     spread = np.sqrt(np.diag(fitted.covariance))

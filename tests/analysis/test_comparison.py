@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import simulation
+from analysis import simulated, simulation
 from analysis.comparison import COLUMNS, best_static_elsewhere, compare, outcomes
 from tune_dd.errors import UserError
 
 
 def stream(seed: int = 0, n_seeds: int = 5) -> pd.DataFrame:
-    return simulation.simulate_stream(np.random.default_rng(seed), n_seeds=n_seeds)
+    return simulated.simulate_stream(np.random.default_rng(seed), n_seeds=n_seeds)
 
 
 def exact(losses: dict[str, list[list[float]]], kinds: dict[str, str]) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def exact(losses: dict[str, list[list[float]]], kinds: dict[str, str]) -> pd.Dat
     for condition, seeds in losses.items():
         for seed, path in enumerate(seeds):
             for stage, loss in enumerate(path):
-                row = simulation.simulate_stream(np.random.default_rng(0), n_seeds=1).iloc[0].to_dict()
+                row = simulated.simulate_stream(np.random.default_rng(0), n_seeds=1).iloc[0].to_dict()
                 row |= {"condition": condition, "kind": kinds[condition], "seed": seed, "stage": stage}
                 row |= {"sampled_tokens": 100 * (stage + 1), "val_loss": loss, "val_bpb": loss / 2}
                 rows.append(row)
@@ -61,7 +61,7 @@ def test_paired_difference_and_t_by_hand() -> None:
 
 @pytest.mark.parametrize("n", [3, 5, 7])
 def test_sign_flip_reaches_its_floor_and_no_less(n: int) -> None:
-    table = simulation.simulate_stream(np.random.default_rng(3), n_seeds=n)
+    table = simulated.simulate_stream(np.random.default_rng(3), n_seeds=n)
     table.loc[table["condition"] == "law", "val_loss"] -= 1.0  # every pair agrees
     first = compare(table, metrics=("final_val_loss",)).iloc[0]
     assert first["p_sign_flip"] == pytest.approx(2 / 2**n)

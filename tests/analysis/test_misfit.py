@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import robust, simulation
+from analysis import robust, simulated
 from analysis.misfit import discrepancy, freedom, problem_of
 from analysis.targets import Targets, make_targets
 from tune_dd.laws import get_law
@@ -16,7 +16,7 @@ LAW = get_law("interaction")
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return simulation.simulate_calibration(np.random.default_rng(0), coefficients=simulation.TRUE_LAW)
+    return simulated.simulate_calibration(np.random.default_rng(0), coefficients=simulated.TRUE_LAW)
 
 
 @pytest.fixture(scope="module")

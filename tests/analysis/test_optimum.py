@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import simulation
+from analysis import simulated, simulation
 from analysis.cells import additive, cell_rows, make_cells, pool_noise
 from analysis.curves import coordinate, fit_curve, from_coordinate, minimisers
 from analysis.optimum import cell_fit, cell_fits, select_models, summarise
 from tune_dd.errors import UserError
 
-LAW = simulation.TRUE_LAW
+LAW = simulated.TRUE_LAW
 SELECTION_COLUMNS = (
     "regime",
     "phase",
@@ -59,7 +59,7 @@ SUMMARY_COLUMNS = (
 )
 
 
-def sweep(curve, *, dropouts=simulation.SEVEN_DROPOUTS, n_seeds=3, sd=simulation.TRIAL_SD, seed=0, **columns):
+def sweep(curve, *, dropouts=simulated.SEVEN_DROPOUTS, n_seeds=3, sd=simulated.TRIAL_SD, seed=0, **columns):
     """The table of one cell: seed effect 0.04, and ``sd`` of noise of a single trial."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -89,7 +89,7 @@ def sweep(curve, *, dropouts=simulation.SEVEN_DROPOUTS, n_seeds=3, sd=simulation
     return pd.DataFrame(rows)
 
 
-CURVE = simulation.CURVES["exponential 16k"]
+CURVE = simulated.CURVES["exponential 16k"]
 
 
 def test_coverage_of_the_optimum_over_500_sweeps() -> None:
@@ -103,7 +103,7 @@ def test_coverage_of_the_optimum_over_500_sweeps() -> None:
 
 def test_a_flat_curve_gives_no_signal_at_the_stated_level() -> None:
     assert 0.92 <= simulation.flat_rate(300, seed=2) <= 0.98
-    flat = simulation.LossCurve(4.0, 0.0, 0.0, 0.0, 1.0)
+    flat = simulated.LossCurve(4.0, 0.0, 0.0, 0.0, 1.0)
     fit = cell_fit(sweep(flat, seed=1))
     assert fit.status == "no_signal"
     assert fit.improvement_low < 0 < fit.improvement_high
@@ -236,7 +236,7 @@ def test_plateau_is_within_one_paired_standard_error_and_takes_a_margin() -> Non
     assert fit.plateau_margin == pytest.approx(error)
     assert fit.plateau == tuple(fit.dropouts[fit.levels - fit.levels.min() <= error])
     wide = cell_fit(table, margin=10.0)
-    assert wide.plateau == tuple(simulation.SEVEN_DROPOUTS)
+    assert wide.plateau == tuple(simulated.SEVEN_DROPOUTS)
     assert cell_fit(table, margin=0.0).plateau == (fit.grid_optimum,)
 
 

@@ -13,9 +13,12 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.bakeoff import judge_cells, judge_texts, sort_runs, summarise_cells
 from analysis.paper import bakeoff, figures, holdouts, laws, search, streams
-from analysis.paper.blocks import DASH, Number, Table, plain
+from analysis.paper.blocks import DASH, MINUS, Number, Table, plain
 from analysis.paper.studies import Study, find_studies
-from tune_dd.laws import DEFAULT_LAW
+from analysis.report import calibration_rows
+from analysis.targets import make_targets, regret_floors
+from analysis.verdict import winner
+from tune_dd.laws import DEFAULT_LAW, LAWS
 
 
 def test_no_table_mixes_classes_and_every_caption_names_its_own(
@@ -101,6 +104,10 @@ def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(studies: list
     assert list(frame["dropout"]) == [0.3, 0.25]
     fits = {fit.unique_tokens: fit for fit in study.analysis.fits if fit.sampled_tokens == 262_144}
     assert frame["regret"].tolist() == [float(fits[u].regret(p)) for u, p in ((8_000, 0.3), (16_000, 0.25))]
+    targets = make_targets(None, calibration_rows(study.analysis.experiment.table)[0])
+    floors = regret_floors(targets)[targets.sampled_tokens == 262_144]
+    assert frame["corrected"].to_numpy() == pytest.approx(frame["regret"].to_numpy() - floors)
+    assert floors.min() > 0
     section = holdouts.section([study])
     assert "On TinyStories the interaction law, frozen beforehand, is off by" in plain(section.details[1].parts)
     assert plain(section.sentences["HoldoutsAbstract"]) == (
@@ -119,11 +126,25 @@ def test_a_hold_out_is_what_was_predicted_beside_what_was_measured(studies: list
 
 
 def test_forms_are_summed_up_by_model_over_the_cells_that_most_were_frozen_for(studies: list[Study]) -> None:
-    columns = ["law", "model", "n_params", "unique_tokens", "sampled_tokens", "regret", "error", "in_plateau"]
+    columns = [
+        "law",
+        "model",
+        "n_params",
+        "unique_tokens",
+        "sampled_tokens",
+        "regret",
+        "corrected",
+        "error",
+        "in_plateau",
+    ]
     small, large = ("L2_H2_D64", 163_840), ("L6_H6_D192", 2_850_816)
     frames = [
         pd.DataFrame(
-            [(law, *model, u, 262_144, regret, 0.1, 1.0) for model, u, laws in cells for law, regret in laws.items()],
+            [
+                (law, *model, u, 262_144, regret, regret - 0.05, 0.1, 1.0)
+                for model, u, laws in cells
+                for law, regret in laws.items()
+            ],
             columns=columns,
         )
         for cells in (
@@ -140,14 +161,14 @@ def test_forms_are_summed_up_by_model_over_the_cells_that_most_were_frozen_for(s
     shown = [[[plain(parts) for parts in row] for row in group] for group in table.groups]
     assert shown == [
         [
-            ["L6_H6_D192", "epochs", "2 of 2", "0.1000", "0.100", "1.00"],
-            ["", "odds", "2 of 2", "0.3000", "0.100", "1.00"],
-            ["", "onset", "2 of 2", "0.5000", "0.100", "1.00"],
+            ["L6_H6_D192", "epochs", "2 of 2", "0.1000", "0.0500", "0.100", "1.00"],
+            ["", "odds", "2 of 2", "0.3000", "0.2500", "0.100", "1.00"],
+            ["", "onset", "2 of 2", "0.5000", "0.4500", "0.100", "1.00"],
         ],
         [
-            ["L2_H2_D64", "onset", "1 of 1", "0.1000", "0.100", "1.00"],
-            ["", "epochs", "1 of 1", "0.2000", "0.100", "1.00"],
-            ["", "odds", "1 of 1", "0.3000", "0.100", "1.00"],
+            ["L2_H2_D64", "onset", "1 of 1", "0.1000", "0.0500", "0.100", "1.00"],
+            ["", "epochs", "1 of 1", "0.2000", "0.1500", "0.100", "1.00"],
+            ["", "odds", "1 of 1", "0.3000", "0.2500", "0.100", "1.00"],
         ],
     ]
 
@@ -165,6 +186,12 @@ def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: Mo
     shown = {number.column: number.value for _, number in section.paper_numbers()}
     for row in cells.to_dict("records"):
         assert shown[f"law_cells.regret_mean, {row['kind']}, {row['law']}"] == row["regret_mean"]
+    preferred = LAWS[winner(cells, pd.DataFrame())[0]].cells
+    own = cells[cells["law"] == preferred].iloc[0]
+    assert shown[f"law_cells.corrected_mean, {own['kind']}, {preferred}"] == own["corrected_mean"]
+    less = f"{own['corrected_mean']:.4f}".replace("-", MINUS)
+    assert f"less that charge {preferred} loses: another corpus {less} [" in plain(section.blocks[0].parts)
+    assert bakeoff.corrected(cells[cells["law"] != preferred], preferred) == ()
     best = cells.iloc[0]["law"].replace("_", " ")
     assert f"the least mean regret is that of {best} for another corpus (" in plain(section.blocks[0].parts)
     pairs = judge_texts(runs).set_index("regime")
