@@ -25,6 +25,10 @@ Sides = NDArray[np.int64]
 MAX_ITERATIONS = 60
 # A problem is solved when a step gains less than this share of its cost.
 TOLERANCE = 1e-8
+# Starts of a fit, and how often it is begun anew around the best. In all but two of the 154 fits of eleven forms to the
+# calibrations of fourteen texts the cost is then within .001 of the least that eighteen times as many starts and
+# Nelder-Mead find; from nine starts and no second round it is not in 34.
+STARTS, ROUNDS = 100, 2
 # Problems solved together: 250 problems of 2,000 cells take 4 MB per array.
 CHUNK = 250
 
@@ -142,7 +146,7 @@ def weighted_starts(design: Array, predictor: Array, weight: Array) -> Array:
     return np.asarray(np.einsum("bij,bj->bi", np.linalg.pinv(normal, hermitian=True), right))
 
 
-def starts(design: Array, predictor: Array, weight: Array, rng: np.random.Generator, n_random: int = 6) -> Array:
+def starts(design: Array, predictor: Array, weight: Array, rng: np.random.Generator, n_random: int) -> Array:
     """Starting points (n_random + 3, k): weighted, unweighted, a constant, and spread around the first."""
     inside = weight > 0
     first = weighted_starts(design, predictor[None], weight[None])[0]
@@ -163,12 +167,28 @@ def fit(
     rng: np.random.Generator,
     mask: Array | None = None,
 ) -> tuple[Array, float]:
-    """The best of several starts: coefficients (k,) and cost. ``mask`` (n,) leaves cells out."""
+    """The least minimum found: coefficients (k,) and cost. ``mask`` (n,) leaves cells out.
+
+    Every cell that the law's clamp or a censored optimum lets go of is a corner of the cost, so it has many local
+    minima, and Gauss-Newton stops at corners too. Hence many starts, half of them spread three times as wide, and then
+    some around the best so far, at distances of all sizes (iterated local search).
+    """
     mask = np.ones(len(dropout)) if mask is None else mask
-    begin = starts(problem.design, problem.link.predictor(dropout), weight * mask, rng)
-    shape = (len(begin), 1)
-    beta, cost = minimise(
-        problem, begin, np.tile(coordinate(dropout), shape), np.tile(side, shape), np.tile(mask, shape)
-    )
-    best = int(cost.argmin())
-    return beta[best], float(cost[best])
+    target = coordinate(dropout)
+
+    def solve(begin: Array) -> tuple[Array, float]:
+        shape = (len(begin), 1)
+        beta, cost = minimise(problem, begin, np.tile(target, shape), np.tile(side, shape), np.tile(mask, shape))
+        least = int(cost.argmin())
+        return beta[least], float(cost[least])
+
+    begin = starts(problem.design, problem.link.predictor(dropout), weight * mask, rng, STARTS)
+    away = begin[-STARTS:] - begin[0]
+    begin[-STARTS // 2 :] += 2.0 * away[-STARTS // 2 :]
+    best, least = solve(begin)
+    for _ in range(ROUNDS):
+        size = 10.0 ** rng.uniform(-2.0, 0.0, (2 * STARTS, 1))
+        near, cost = solve(best + size * away[rng.integers(STARTS, size=2 * STARTS)])
+        if cost < least:
+            best, least = near, cost
+    return best, least

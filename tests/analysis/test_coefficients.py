@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.optimize import least_squares
+from scipy.optimize import differential_evolution, least_squares
 
 from analysis import robust, simulated, simulation
 from analysis.advise import inside_calibration
@@ -165,6 +165,35 @@ def test_censored_cells_cost_on_one_side_only() -> None:
         costs = {p: problem.cost(np.array([[p]]), z, sides, np.ones((1, 1)))[0] for p in (0.05, 0.4)}
         assert costs[costly] > 0
         assert sum(costs.values()) == costs[costly]
+
+
+@pytest.mark.parametrize(("seed", "law"), [(0, "separable"), (1, "y_only"), (3, "y_only"), (0, "interaction")])
+def test_a_fit_is_not_caught_in_a_corner(seed: int, law: str) -> None:
+    """Of forms that miss the cells, where the clamp leaves many minima; scipy's global search knows the least."""
+    table = simulated.simulate_calibration(
+        np.random.default_rng(seed),
+        law="saturating",
+        coefficients={"B": 1.1, "C0": -6.0},
+        unique_tokens=(4_000, 8_000, 16_000, 32_000, 64_000),
+        sampled_tokens=(65_536, 131_072, 262_144, 524_288),
+    )
+    targets = make_targets(None, table)
+    problem = problem_of(targets, get_law(law))
+    weight = np.where(targets.point, targets.start_weight, 0.0)
+    beta, cost = robust.fit(problem, targets.dropout, targets.side, weight, np.random.default_rng(0))
+    reach = 3 * np.maximum(np.abs(beta), 1)
+    found = differential_evolution(
+        lambda x: problem.cost(x.T, targets.z[None], targets.side[None], np.ones((1, len(targets)))),
+        list(zip(-reach, reach, strict=True)),
+        vectorized=True,
+        updating="deferred",
+        popsize=60,
+        maxiter=600,
+        tol=1e-10,
+        seed=0,
+        polish=False,
+    )
+    assert cost == pytest.approx(found.fun, abs=1e-3)
 
 
 @pytest.mark.parametrize("law", ["interaction", "odds"])
