@@ -253,7 +253,8 @@ def summarise_cells(cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     ``judge_cells``), corrected_mean with corrected_low and corrected_high (the same of the regret less the floor).
 
     A regret is over a cell's *fitted* optimum, whose noise charges even the truth. What it charges is the floor on
-    average, so the corrected mean estimates the regret over the true optimum (``analysis.simulation``).
+    average, so the corrected mean estimates the regret over the true optimum; what the quadratic misses of a curve
+    stays in it (``analysis.simulation``).
     """
     rows = []
     for kind in (kind for kind in CELL_KINDS if (cells["kind"] == kind).any()):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.cells import CELL_KEYS, Cell, Key, Noise, check_table, make_cells, pool_noise
 from analysis.curves import can_fit, coordinate, fit_curve
-from analysis.optimum import CellFit, fit_cell, optimum_draws
+from analysis.optimum import CellFit, cell_rng, fit_cell, level_draws, optimum_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import P_MAX, Array, Law, design_rank
 
@@ -254,13 +254,18 @@ def target_draws(targets: Targets, n_bootstrap: int, rng: np.random.Generator) -
 
 
 def regret_floors(targets: Targets) -> Array:
-    """(n,) mean regret of each cell's own optimum, drawn anew, where no law asks for more than ``P_MAX``.
+    """(n,) mean regret of each cell's own optimum, drawn anew; 0 where nothing tells the noise. Nats per token.
 
     A regret is over the cell's *fitted* optimum. That one is as far from the true optimum as its noise takes it, so
-    a law that knew the truth would be charged about this much.
+    a law that knew the truth would be charged about this much. Drawn is the quadratic's optimum alone, since regrets
+    are read off that curve: how far the cubic's lies from it is no noise. No law asks for more than ``P_MAX``.
     """
-    draws = np.clip(target_draws(targets, TARGET_DRAWS, np.random.default_rng(0))[0], 0.0, P_MAX)
-    return np.array([fit.regret(own).mean() for fit, own in zip(targets.fits, draws.T, strict=True)])
+    floors = np.zeros(len(targets))
+    for i, (cell, fit) in enumerate(zip(targets.cells, targets.fits, strict=True)):
+        if fit.noise.known and fit.quadratic is not None:
+            levels = level_draws(cell, fit.noise, TARGET_DRAWS, cell_rng(cell, 0))
+            floors[i] = fit.regret(np.clip(optimum_draws(levels, cell, 2), 0.0, P_MAX)).mean()
+    return floors
 
 
 def folds(targets: Targets) -> NDArray[np.int64]:

@@ -72,10 +72,7 @@ def move(cells: pd.DataFrame, column: str, letter: str) -> str:
             return f"stays {optimum(a)} from {places[0]} to {places[1]}"
         end = "highest" if a["status"] == "censored_high" else "lowest"
         return f"stays at the {end} tried, {best(a):.3g} (censored), from {places[0]} to {places[1]}"
-    shown = change(a, b)
-    if shown is None:
-        shown = -1 if best(b) < best(a) else 1
-    verb = {-1: "falls", 0: "does not move clearly:", 1: "rises"}[shown]
+    verb = {-1: "falls", 0: "does not move clearly:", 1: "rises", None: "goes"}[change(a, b)]
     return f"{verb} from {optimum(a)} at {places[0]} to {optimum(b)} at {places[1]}"
 
 

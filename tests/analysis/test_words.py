@@ -42,7 +42,7 @@ def cell(u: int, best: float, low: float, high: float, **more: Any) -> dict[str,
         (((0.3, 0.1, 0.5), (0.1, 0.0, 0.2)), "does not move clearly: from"),
         (
             ((0.5, float("nan"), float("nan")), (0.1, float("nan"), float("nan"))),
-            "falls from 0.50 at U = 4k to 0.10 at U = 64k; 2 of 2 cells",
+            "goes from 0.50 at U = 4k to 0.10 at U = 64k; 2 of 2 cells",
         ),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_censored_end_is_never_a_point() -> None:
     low = [cell(u, 0.0, 0.0, 0.02, status="censored_low", grid_optimum=0.0) for u in (4_000, 64_000)]
     assert "tokens stays at the lowest tried, 0 (censored), from U = 4k to U = 64k" in answer(cells(*low))
     unsure = cell(4_000, 0.53, float("nan"), float("nan"), status="censored_high", grid_optimum=0.6)
-    assert "falls from the highest tried, 0.6 (censored) at U = 4k" in answer(cells(unsure, cell(8_000, 0.1, 0, 0.2)))
+    assert "goes from the highest tried, 0.6 (censored) at U = 4k" in answer(cells(unsure, cell(8_000, 0.1, 0, 0.2)))
     flat = cell(4_000, 0.5, 0.45, 0.55, status="no_signal")
     assert "does not move clearly: from nothing that stands out" in answer(cells(flat, cell(64_000, 0.1, 0.05, 0.15)))
 
