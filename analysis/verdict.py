@@ -53,11 +53,11 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
     if LAWS[best].cells == REFERENCE_LAW:
         return best, (
             "No other form is shown ahead of the reference form on cells held out, behind it on no kind of them, and "
-            f"no higher than it on streams (ahead on {where})."
+            f"no higher than it on streams (least mean on {where})."
         )
     return best, (
         "It is shown ahead of the reference form on cells held out, behind it on no kind of them nor on streams, and "
-        f"leads on most kinds among those that are so (ahead on {where})."
+        f"has the least mean on most kinds among those that are so (least mean on {where})."
     )
 
 

@@ -128,7 +128,7 @@ def listed_parts(parts: Sequence[Parts]) -> Parts:
 
 
 def ahead_on_streams(streams: pd.DataFrame) -> Parts:
-    """The form that leads on streams, beside the reference form on the streams that both ran on."""
+    """The form with the lowest mean on streams, beside the reference form there. It is a mean, and no test."""
     leader = stream_leader(streams.pivot_table(index="run", columns="law", values="against_static"))
     if leader is None:
         return ("On streams no form ends as low as every other, on average over the streams that both ran on.",)
@@ -141,7 +141,7 @@ def ahead_on_streams(streams: pd.DataFrame) -> Parts:
     mean, near = on_streams(cited, own)
     other, other_near = on_streams(cited, reference)
     return (
-        f"On streams {spoken(leader)} leads: over ",
+        f"On streams the mean of {spoken(leader)} is the lowest: over ",
         cited.count(len(own), f"streams, {leader}"),
         " that both ran on" if both else "",
         " it ends ",

@@ -169,7 +169,7 @@ def test_a_law_is_preferred_that_is_ahead_of_the_reference_and_behind_it_nowhere
     none = pd.DataFrame()
     cells = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.01), onset=(0.015, 0.015))
     assert winner(cells, none)[0] == "odds"
-    assert "ahead on larger P: odds, longer C: odds)" in winner(cells, none)[1]
+    assert "least mean on larger P: odds, longer C: odds)" in winner(cells, none)[1]
     divided = regrets(interaction=(0.02, 0.02), odds=(0.01, 0.03), onset=(0.015, 0.021))
     assert winner(divided, none)[0] == "onset", "not shown behind the reference on longer C, where odds is"
     assert winner(regrets(interaction=(0.02, 0.02), odds=(0.01, 0.03)), none)[0] == "interaction"
