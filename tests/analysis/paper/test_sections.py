@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from analysis.bakeoff import judge_cells, judge_texts, sort_runs, summarise_cells
-from analysis.paper import bakeoff, figures, holdouts, laws, search, streams
+from analysis.paper import bakeoff, figures, holdouts, laws, search, streams, texts
 from analysis.paper.blocks import DASH, MINUS, Number, Table, plain
 from analysis.paper.studies import Study, find_studies
 from analysis.report import calibration_rows
@@ -182,8 +182,8 @@ def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: Mo
         synthetic.write_finished(tmp_path / f"{regime}-calibrate-pocket" / "1", rows, title=regime)
     studies = find_studies(tmp_path)
     section = bakeoff.section(studies)
-    forms, texts = (block for block in section.blocks if isinstance(block, Table))
-    assert all("Evidence class: rehearsal" in plain(table.caption) for table in (forms, texts))
+    forms, of_texts = (block for block in section.blocks if isinstance(block, Table))
+    assert all("Evidence class: rehearsal" in plain(table.caption) for table in (forms, of_texts))
     runs = sort_runs([study.analysis.experiment for study in studies])
     cells = summarise_cells(judge_cells(runs))
     shown = {number.column: number.value for _, number in section.paper_numbers()}
@@ -198,15 +198,37 @@ def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: Mo
     best = cells.iloc[0]["law"].replace("_", " ")
     assert f"the least mean regret is that of {best} for another corpus (" in plain(section.blocks[0].parts)
     pairs = judge_texts(runs).set_index("regime")
-    assert [plain(row[0]) for row in texts.groups[0]] == ["owt", "pydocs"]
-    assert [plain(parts) for parts in texts.groups[0][1][2:]] == [
+    assert [plain(row[0]) for row in of_texts.groups[0]] == ["owt", "pydocs"]
+    assert [plain(parts) for parts in of_texts.groups[0][1][2:]] == [
         *(f"{pairs.at['pydocs', 'regret_raw']:.4f}", DASH, f"{pairs.at['pydocs', 'regret_piloted']:.4f}"),
         *(f"{pairs.at['pydocs', f'regret_{way}']:.4f}" for way in ("best", "own")),
+        DASH,  # its overlap was not measured
     ]
     said = plain(section.blocks[2].parts)
     assert "Over 2 pairs of 2 texts the saturating form loses" in said
     assert f"{pairs['regret_piloted'].mean():.4f} carried by a pilot" in said
     assert bakeoff.section(studies[:1]).blocks == []
+
+
+def test_what_texts_repeat_is_told_beside_what_their_tokens_count_as(synthetic: ModuleType, tmp_path: Path) -> None:
+    for name in ("owt", "pydocs"):
+        synthetic.write_finished(tmp_path / f"{name}-calibrate-pocket" / "1", synthetic.calibration(regime=name))
+    studies = find_studies(tmp_path)
+    measured = next(study for study in studies if study.regime == "owt")
+    measured.analysis.experiment.configs[0]["data"]["manifest"]["validation_overlap"] = 0.01
+    assert texts.overlaps(studies) == {"owt": 0.01}
+    names = [f"text{number}" for number in range(6)]
+    pairs = pd.DataFrame(
+        [(other, name, 2.0**number) for other in names for number, name in enumerate(names) if other != name],
+        columns=["fitted_on", "regime", "best_scale"],
+    )
+    rising = {name: 0.1 * position for position, name in enumerate(names)}
+    said = plain(texts.repetition(pairs, rising))
+    assert "over 6 texts the rank correlation" in said
+    assert "is 1.00 (p-value < 0.001)." in said
+    assert "is −1.00" in plain(texts.repetition(pairs, {name: -share for name, share in rising.items()}))
+    assert texts.repetition(pairs, dict.fromkeys(names, 0.1)) == ()
+    assert texts.repetition(pairs, dict.fromkeys(names[:4], 0.1)) == ()
 
 
 CELLS = pd.DataFrame(
