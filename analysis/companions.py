@@ -125,8 +125,7 @@ def transfers(configs: Sequence[dict[str, Any]]) -> list[str]:
     """A sentence for every law that was fitted under another regime or tokenizer than the run it was used in."""
     laws = [law for config in configs for law in config.get("coefficients", []) if isinstance(law, dict)]
     carried = [
-        f"Carried: the coefficients of condition {law['condition']} were fitted on {law['carried_from']} and carried "
-        "to this text by its bigrams. Their intervals hold no doubt about that."
+        f"Carried: the coefficients of condition {law['condition']} are {how_carried(law)}."
         for law in laws
         if law.get("carried_from")
     ]
@@ -136,3 +135,13 @@ def transfers(configs: Sequence[dict[str, Any]]) -> list[str]:
         for law in laws
         if law.get("transfer")
     ]
+
+
+def how_carried(law: dict[str, Any]) -> str:
+    """By what a law was carried to its text, and what its intervals hold of that."""
+    if said := law.get("carried"):
+        return str(said)
+    # Runs of former versions name the text alone.
+    return (
+        f"carried from {law['carried_from']} to this text; the run does not record how: the notes of {law['source']} do"
+    )

@@ -66,6 +66,7 @@ class FrozenLaw:
             "condition": self.condition,
             "transfer": self.transfer,
             "carried_from": fitted.carried_from,
+            "carried": _carried(fitted),
             "regime": fitted.regime,
             "tokenizer_hash": fitted.tokenizer_hash,
             "law": fitted.law,
@@ -122,6 +123,12 @@ def _serving(files: Sequence[tuple[str, str, Coefficients]], form: str) -> tuple
         f"--law {form}: {held}: fit it with `python -m analysis RUN --law {form} --out FOLDER` and name "
         "--coefficients FOLDER"
     )
+
+
+def _carried(fitted: Coefficients) -> str:
+    """How a law came to its text from another, as its own note says it; empty where it did not."""
+    said = (note for note in fitted.notes if fitted.carried_from and note.startswith("carried from "))
+    return next(said, "")
 
 
 def check_tokenizer(laws: Sequence[FrozenLaw], tokenizer_hash: str, *, transfer: bool) -> tuple[FrozenLaw, ...]:
