@@ -15,6 +15,7 @@ import pandas as pd
 from analysis import html
 from analysis.figures import MAX_PAIRS, METRICS, count_text
 from analysis.html import Shown, cut_text, definitions, gallery, html_table, paragraph, text
+from analysis.predictions_page import predictions_part
 from analysis.search_page import search_part
 from analysis.style import STYLE_SHEET
 from analysis.terminal import (
@@ -49,7 +50,11 @@ def render_page(analysis: Analysis, shown: Shown) -> str:
         ("law", "The law", law_part(analysis, shown)),
         ("stream", "Schedules on the stream", stream_part(analysis, shown)),
         ("search", "A schedule searched for", search_part(analysis, shown)),
-        ("predictions", "Predicted beforehand, and what came out", predictions_part(analysis)),
+        (
+            "predictions",
+            "Predicted beforehand, and what came out",
+            predictions_part(analysis.predictions, experiment.evidence),
+        ),
         ("curves", "Training curves", gallery(shown, "curves", wide=False)),
         ("ledger", "Ledger", ledger_part(analysis)),
         ("reproduce", "How to reproduce", reproduce_part(analysis)),
@@ -288,33 +293,13 @@ def metric_table(comparison: pd.DataFrame, caption: str) -> str:
             p_text(row["p_sign_flip"]),
             p_text(row["p_holm"]),
             signed(row["difference_bpb"], 4),
-            count_text(row["tokens_saved"]) if row["tokens_saved"] > 0 else "-",
+            count_text(round(row["tokens_saved"])) if row["tokens_saved"] > 0 else "-",
         )
         for _, row in comparison.iterrows()
     ]
     told = dict.fromkeys(note for notes in comparison["notes"] for note in notes.split("; ") if note)
     notes = "".join(paragraph(f"Note: {note}.", "note") for note in told)
     return html_table([*headings, "bits per byte", "tokens saved"], rows, numeric=2, caption=caption) + notes
-
-
-def predictions_part(analysis: Analysis) -> str:
-    if analysis.predictions.empty:
-        return ""
-    n = len(analysis.predictions)
-    cut = cut_text(n, "predictions", "predictions.json")
-    return frame_table(analysis.predictions, f"Class: {analysis.experiment.evidence}.") + cut
-
-
-def frame_table(frame: pd.DataFrame, caption: str) -> str:
-    """Any table of results as it is, floats to four decimals."""
-    rows = [[plain(value) for value in row] for row in frame.head(html.MAX_ROWS).itertuples(index=False, name=None)]
-    return html_table([str(name).replace("_", " ") for name in frame.columns], rows, caption=caption)
-
-
-def plain(value: object) -> str:
-    if isinstance(value, float):
-        return "-" if np.isnan(value) else f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1e4 else f"{value:g}"
-    return str(value)
 
 
 def ledger_part(analysis: Analysis) -> str:
