@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from itertools import cycle
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -35,6 +36,9 @@ from analysis.palette import (
     ordered_colours,
     schedule_styles,
 )
+
+LEGEND_ROW, LEGEND_ROWS = 0.16, 4  # inches of a row of a legend, and rows that a picture's size has room for
+DASHED = 3.0
 
 
 def render(picture: Picture) -> tuple[str, bytes]:
@@ -214,7 +218,7 @@ def draw_curves(figure: Figure, picture: Picture) -> None:
     ax.set_xlabel("sampled tokens C (tokens)")
     ax.set_ylabel("loss (nats per token)")
     count_axis(ax, "x", data["sampled_tokens"].tolist())
-    figure.legend(loc="outside lower center", ncols=4, columnspacing=1.0, handlelength=1.4)
+    legend_below(figure, 4)
 
 
 def draw_paths(figure: Figure, picture: Picture) -> None:
@@ -231,7 +235,7 @@ def draw_paths(figure: Figure, picture: Picture) -> None:
     )
     ax.set_xlabel("stage, and its unique tokens")
     ax.set_ylabel(DROPOUT)
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_below(figure, 3, DASHED)
 
 
 def draw_stream(figure: Figure, picture: Picture) -> None:
@@ -245,21 +249,48 @@ def draw_stream(figure: Figure, picture: Picture) -> None:
     ax.set_xlabel("sampled tokens C (tokens)")
     ax.set_ylabel("validation loss less the mean\nover conditions (nats per token)")
     count_axis(ax, "x", wide.index.tolist())
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_below(figure, 3, DASHED)
 
 
 def draw_trace(figure: Figure, picture: Picture) -> None:
-    """Training loss of single trials, a colour per dropout."""
+    """Training loss of single trials, a colour per dropout, or the style of its schedule."""
     ax = figure.add_subplot()
-    data = picture.data
-    colours = ordered_colours(data["dropout"].tolist())
+    data, rates = picture.data, picture.labels["rates"]
+    by = "dropout" if rates is None else "condition"
+    styles: dict[Any, dict[str, Any]]
+    if rates is None:
+        styles = {p: {"color": colour} for p, colour in ordered_colours(data[by].tolist()).items()}
+    elif picture.labels["told"]:
+        styles = {name: {**style, "marker": None} for name, style in schedule_styles(rates).items()}
+    else:
+        styles = {name: {"color": FAINT} for name in rates["condition"]}
     for _, rows in data.groupby("trial_id", sort=False):
-        ax.plot(rows["step"], rows["train_loss"], color=colours[rows["dropout"].iloc[0]], lw=0.6, alpha=0.8)
-    for dropout, colour in colours.items():
-        ax.plot([], [], color=colour, label=f"p = {dropout:g}")
+        ax.plot(rows["step"], rows["train_loss"], **styles[rows[by].iloc[0]] | {"lw": 0.6, "alpha": 0.8})
+    for name, style in styles.items() if picture.labels["told"] else ():
+        ax.plot([], [], **style, label=f"p = {name:g}" if rates is None else escaped(name))
     ax.set_xlabel("optimizer step")
     ax.set_ylabel("training loss (nats per token)")
-    figure.legend(loc="outside lower center", ncols=5)
+    legend_below(figure, 5, 1.4 if rates is None else DASHED)
+
+
+def legend_below(figure: Figure, most: int, handle: float = 1.4) -> None:
+    """The legend in as many columns, up to ``most``, as the figure's width has room for; taller by what it takes.
+
+    Args:
+        handle: length of the lines in it, in letters: a dash is told from a whole line at ``DASHED``.
+    """
+    labels = [text for ax in figure.axes for text in ax.get_legend_handles_labels()[1]]
+    if not labels:
+        return
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for columns in range(most, 0, -1):
+        legend = figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=handle)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            break
+        legend.remove()
+    width, height = figure.get_size_inches()
+    rows = -(-len(labels) // columns)
+    figure.set_size_inches(width, height + LEGEND_ROW * max(0, rows - LEGEND_ROWS))
 
 
 def draw_comparison(figure: Figure, picture: Picture) -> None:

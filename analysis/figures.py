@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_PANELS, MAX_CURVES = 24, 12
 # Pictures of the optimum are pairs, one per model, and each holds a line per level: as many as colours tell apart.
 MAX_PAIRS, MAX_LEVELS = 4, 9
+MAX_TRACES, MAX_NAMES = 48, 28  # lines of single trials; names that colour and dash tell apart
 CURVE_POINTS = 61
 COMPACT, WIDE = (3.7, 2.7), (4.5, 3.1)  # inches
 
@@ -242,7 +243,7 @@ def held_out_picture(held_out: pd.DataFrame) -> Picture:
     )
 
 
-def curve_pictures(table: pd.DataFrame, trace: pd.DataFrame | None = None) -> list[Picture]:
+def curve_pictures(table: pd.DataFrame) -> list[Picture]:
     """Training and validation loss as sampling goes on, one picture per model and prefix."""
     data = curve_means(table)
     pictures = []
@@ -260,10 +261,7 @@ def curve_pictures(table: pd.DataFrame, trace: pd.DataFrame | None = None) -> li
                 labels={},
             )
         )
-    del pictures[MAX_CURVES:]
-    if trace is not None and len(trace):
-        pictures.append(trace_picture(table, trace))
-    return pictures
+    return pictures[:MAX_CURVES]
 
 
 def curve_means(table: pd.DataFrame) -> pd.DataFrame:
@@ -296,21 +294,33 @@ def stream_pictures(table: pd.DataFrame) -> list[Picture]:
     return pictures
 
 
-def trace_picture(table: pd.DataFrame, trace: pd.DataFrame) -> Picture:
-    """Training loss step by step: columns trial_id, step, train_loss joined with what the trial is."""
-    trials = table.drop_duplicates("trial_id")[["trial_id", "model", "condition", "unique_tokens", "seed", "dropout"]]
-    data = trace.merge(trials, on="trial_id", how="inner")
-    shown = list(dict.fromkeys(data["trial_id"]))[:48]
-    data = data[data["trial_id"].isin(shown)].reset_index(drop=True)
-    return Picture(
+def trace_pictures(table: pd.DataFrame, trace: pd.DataFrame | None) -> list[Picture]:
+    """Training loss step by step, if there is any: columns trial_id, step, train_loss joined with what the trial is.
+
+    The dropout of a schedule moves, so trials of a stream are told apart by condition. Where there are more than
+    ``MAX_TRACES``, those of the first seeds are shown, so that every condition is.
+    """
+    if trace is None or trace.empty:
+        return []
+    names = ["trial_id", "phase", "model", "condition", "unique_tokens", "seed", "dropout"]
+    trials = table.drop_duplicates("trial_id")[names].sort_values("seed", kind="stable")
+    traced = trials[trials["trial_id"].isin(trace["trial_id"])]
+    shown = traced.head(MAX_TRACES)
+    streams = bool(shown["phase"].isin(["stream", "search"]).any())
+    rates = table.loc[table["trial_id"].isin(shown["trial_id"]), ["condition", "dropout"]].drop_duplicates()
+    told = rates["condition"].nunique() <= MAX_NAMES if streams else True
+    of = f" of {len(traced)}" if len(shown) < len(traced) else ""
+    colours = f"a colour per {'condition' if streams else 'dropout'}" if told else "of more conditions than colours"
+    picture = Picture(
         name="trace",
         title="Training loss step by step",
-        caption=f"Training loss of {len(shown)} trials as training went, a colour per dropout.",
-        data=data,
+        caption=f"Training loss of {len(shown)}{of} trials as training went, {colours}.",
+        data=trace.merge(shown.drop(columns="phase"), on="trial_id", how="inner"),
         kind="draw_trace",
-        labels={},
+        labels={"rates": rates if streams else None, "told": told},
         size=WIDE,
     )
+    return [picture]
 
 
 def comparison_pictures(comparison: pd.DataFrame) -> list[Picture]:

@@ -55,7 +55,7 @@ def render_page(analysis: Analysis, shown: Shown) -> str:
             "Predicted beforehand, and what came out",
             predictions_part(analysis.predictions, experiment.evidence),
         ),
-        ("curves", "Training curves", gallery(shown, "curves", wide=False)),
+        ("curves", "Training curves", gallery(shown, "curves", wide=False) + gallery(shown, "trace", wide=True)),
         ("ledger", "Ledger", ledger_part(analysis)),
         ("reproduce", "How to reproduce", reproduce_part(analysis)),
     ]

@@ -7,7 +7,6 @@ and a marker or a line style repeats what a colour says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -62,12 +61,16 @@ def ordered_colours(levels: Sequence[float]) -> dict[float, Any]:
 
 
 def named_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour, dash and marker per name; together they tell 28 names apart."""
-    styles = zip(cycle(OKABE_ITO), np.repeat(np.arange(len(DASHES)), len(OKABE_ITO)), cycle(MARKERS), strict=False)
-    return {
-        name: {"color": colour, "linestyle": DASHES[dash], "marker": marker}
-        for name, (colour, dash, marker) in zip(names, styles, strict=False)
-    }
+    """A colour, dash and marker per name; together they tell 28 names apart.
+
+    Names that share a colour differ in both others: in a small legend a dash alone is not seen.
+    """
+    styles = {}
+    for number, name in enumerate(names):
+        around, place = divmod(number, len(OKABE_ITO))
+        dash, marker = DASHES[around % len(DASHES)], MARKERS[(place + around) % len(MARKERS)]
+        styles[name] = {"color": OKABE_ITO[place], "linestyle": dash, "marker": marker}
+    return styles
 
 
 def schedule_styles(data: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -321,7 +321,8 @@ def early_pictures(
 
     found = [("cells", picture) for picture in figures.cell_pictures(fits)]
     found += [("stream", picture) for picture in figures.stream_pictures(table)]
-    return found + [("curves", picture) for picture in figures.curve_pictures(table, trace)]
+    found += [("curves", picture) for picture in figures.curve_pictures(table)]
+    return found + [("trace", picture) for picture in figures.trace_pictures(table, trace)]
 
 
 def write(

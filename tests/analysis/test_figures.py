@@ -6,14 +6,18 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.coefficients import Coefficients, fit_law
-from analysis.drawing import render
+from analysis.drawing import legend_below, render
 from analysis.optimum import CellFit, cell_fits, selection_table
+from analysis.palette import STYLE, named_styles
 from analysis.tables import load_experiment
 
 
@@ -110,10 +114,55 @@ def test_training_curves_are_means_over_seeds(table: pd.DataFrame) -> None:
 def test_the_trace_is_joined_with_its_trials(table: pd.DataFrame) -> None:
     ids = table["trial_id"].unique()[:2]
     trace = pd.DataFrame({"trial_id": [ids[0], ids[0], ids[1], "unknown"], "step": [1, 2, 1, 1], "train_loss": 5.0})
-    picture = figures.curve_pictures(table, trace)[-1]
+    (picture,) = figures.trace_pictures(table, trace)
     assert picture.name == "trace"
     assert picture.data["trial_id"].tolist() == [ids[0], ids[0], ids[1]]
     assert picture.data["dropout"].notna().all()
+
+
+def test_a_stream_s_trials_are_told_apart_by_condition(
+    synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = load_experiment([synthetic.write_run(tmp_path, synthetic.stream(seeds=(10, 11)))]).table
+    ids = stream["trial_id"].unique()
+    trace = pd.DataFrame({"trial_id": list(ids), "step": 1, "train_loss": 5.0})
+    monkeypatch.setattr(figures, "MAX_TRACES", 7)
+    (picture,) = figures.trace_pictures(stream, trace)
+    assert picture.caption.startswith("Training loss of 7 of 14 trials as training went, a colour per condition")
+    assert set(picture.data["condition"]) == set(stream["condition"]), "one seed of each"
+    svg, _ = render(picture)
+    assert "reversed_law" in svg
+    assert "p = 0.0" not in svg
+    monkeypatch.setattr(figures, "MAX_NAMES", 3)
+    (picture,) = figures.trace_pictures(stream, trace)
+    assert picture.caption.endswith("of more conditions than colours.")
+    assert "reversed_law" not in render(picture)[0]
+    assert figures.trace_pictures(stream, None) == []
+
+
+@pytest.mark.parametrize(("letters", "names", "columns"), [(6, 12, 5), (18, 12, 3), (90, 3, 1)])
+def test_a_legend_has_as_many_columns_as_there_is_room_for(letters: int, names: int, columns: int) -> None:
+    figure = Figure(figsize=figures.WIDE, layout="constrained", dpi=100)
+    ax = figure.add_subplot()
+    for number in range(names):
+        ax.plot([0, 1], [0, 1], label=f"{number:02}{'n' * (letters - 2)}")
+    with mpl.rc_context(STYLE):
+        legend_below(figure, 5)
+    FigureCanvasAgg(figure).draw()
+    assert figure.legends[0]._ncols == columns
+    if letters < 90:
+        box = figure.legends[0].get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert ax.get_window_extent().height > 100
+
+
+def test_names_of_one_colour_differ_in_dash_and_marker() -> None:
+    styles = list(named_styles([str(number) for number in range(28)]).values())
+    assert len({tuple(map(str, style.values())) for style in styles}) == 28
+    for first, later in zip(styles, styles[7:], strict=False):
+        assert first["color"] == later["color"]
+        assert first["linestyle"] != later["linestyle"]
+        assert first["marker"] != later["marker"]
 
 
 def test_every_picture_draws_to_the_same_bytes(
@@ -140,8 +189,8 @@ def test_every_picture_draws_to_the_same_bytes(
         figures.optimum_pictures(selection_table(fits), coefficients)[0],
         *figures.law_pictures(coefficients, held_out),
         *figures.comparison_pictures(comparison),
-        figures.curve_pictures(table, trace)[0],
-        figures.curve_pictures(table, trace)[-1],
+        figures.curve_pictures(table)[0],
+        *figures.trace_pictures(table, trace),
         *figures.stream_pictures(stream),
     ]
     assert {picture.kind for picture in pictures} == {
