@@ -15,7 +15,7 @@ from analysis import robust
 from analysis.coefficients_check import check_coefficients
 from analysis.curves import coordinate
 from analysis.misfit import discrepancy, freedom, problem_of
-from analysis.targets import Targets, bounded, check_rank, folds, make_targets, target_draws
+from analysis.targets import Targets, bounded, check_rank, counted, folds, make_targets, target_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import REFERENCE_LAW, Array, Law, design_rank, get_law
 
@@ -198,14 +198,17 @@ def fit_law(
             raise
         form = get_law(fallback)
         targets = every.bounded(form.fit_max)
-        rank, condition = check_rank(targets, form)
+        try:
+            rank, condition = check_rank(targets, form)
+        except UserError:
+            raise error from None  # of the law that was asked for; nobody asked for the other
         notes.append(f"fitted {form.name} instead of {law}: {str(error).split(':')[0]}")
     known = all(fit.noise.known for fit in targets.fits)
     if not known:
         notes.append("no replicates and fewer than five dropouts a cell: nothing tells the noise, so no intervals")
     elif not targets.replicated:
         notes.append("no replicates: the noise behind the intervals is the losses' scatter about each cell's curve")
-    notes += _weaknesses(targets, form, condition)
+    notes += _weaknesses(targets, form, condition, known)
     problem = problem_of(targets, form, seed=seed)
     rng = np.random.default_rng([seed, 1])
     beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
@@ -247,19 +250,21 @@ def fit_law(
     )
 
 
-def _weaknesses(targets: Targets, form: Law, condition: float) -> list[str]:
-    """What full rank does not guard against, in words."""
+def _weaknesses(targets: Targets, form: Law, condition: float, known: bool) -> list[str]:
+    """What full rank does not guard against, in words; ``known``: whether there are intervals to read."""
     notes = []
     points, k = int(targets.point.sum()), len(form.coefficients)
     if points < 2 * k or condition > 30:
+        rely = "read the intervals, not the coefficients" if known else "do not rely on the coefficients"
         notes.append(
-            f"weakly determined: {points} interior cells for {k} coefficients, condition number {condition:.0f}; "
-            "read the intervals, not the coefficients"
+            f"weakly determined: {counted(points, 'interior cell')} for {counted(k, 'coefficient')}, condition number "
+            f"{condition:.0f}; {rely}"
         )
     if (blocks := len(np.unique(targets.block[targets.point]))) <= k:
+        little = ", and the intervals hold little but noise" if known else ""
         notes.append(
-            f"{blocks} sets of trials (one per model and prefix) for {k} coefficients: how far the law misses cannot "
-            "be told from them, and the intervals hold little but noise"
+            f"{counted(blocks, 'set')} of trials (one per model and prefix) for {counted(k, 'coefficient')}: how far "
+            f"the law misses cannot be told from {'it' if blocks == 1 else 'them'}{little}"
         )
     if len(np.unique(targets.n_params[targets.point])) == 1 and k > 1:
         notes.append("one model size: what depends on P is inferred from U and C alone; do not use it for another size")

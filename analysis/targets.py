@@ -14,7 +14,7 @@ from analysis.cells import CELL_KEYS, Cell, Key, Noise, check_table, make_cells,
 from analysis.curves import can_fit, coordinate, fit_curve
 from analysis.optimum import CellFit, cell_rng, fit_cell, level_draws, optimum_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import P_MAX, Array, Law, design_rank
+from tune_dd.laws import P_MAX, Array, Law, design_rank, get_law
 
 # The paired standard deviation measured at pocket scale. It only scales the robust loss where a table has neither
 # replicates nor five dropouts to estimate noise from; the coefficients then have no intervals and say so.
@@ -282,7 +282,7 @@ def check_rank(targets: Targets, law: Law) -> tuple[int, float]:
     """Rank and condition number over the interior cells.
 
     Raises:
-        UserError: the rank is short of the law's coefficients; the message says why.
+        UserError: the rank is short of the law's coefficients; the message says why, and what would help.
     """
     needed = len(law.coefficients)
     n = int(targets.point.sum())
@@ -292,24 +292,48 @@ def check_rank(targets: Targets, law: Law) -> tuple[int, float]:
             "or earlier read-outs"
         )
     if n == 0:
-        raise UserError(
-            f"none of the {len(targets)} cells has an interior optimum: widen the dropout grid, or train longer "
-            "on smaller prefixes, until dropout pays"
-        )
+        raise UserError(f"none of the {len(targets)} cells has an interior optimum: {_inwards(targets)}")
     rank, condition = design_rank(design_of(targets, law)[targets.point])
     if rank < needed:
         ratios = np.unique(np.round(np.log10(targets.n_params / targets.sampled_tokens)[targets.point], 6))
+        cells = counted(n, "interior cell")
         if n < needed:
-            why = f"there are only {n} interior cells"
+            why = f"there {'is' if n == 1 else 'are'} only {cells} among {len(targets)}"
         elif len(ratios) == 1:
             why = "they all share one P/C ratio"
         elif len(np.unique(targets.n_params[targets.point])) == 1:
             why = "one model size and these prefixes and read-outs do not tell its coefficients apart"
         else:
             why = "their sizes, prefixes and read-outs do not tell its coefficients apart"
-        others = "" if law.name == "first_order" else ", or fit --law first_order"
+        # More cells of the same kind would be as censored.
+        lacking = n < needed and 2 * sum(fit.status != "interior" for fit in targets.fits) > len(targets)
+        remedy = _inwards(targets) if lacking else "add prefixes, read-outs or a second model size"
+        simpler = get_law("first_order")
+        fewer = design_rank(design_of(targets, simpler)[targets.point])[0] == len(simpler.coefficients)
+        others = ", or fit --law first_order" if fewer and law.name != simpler.name else ""
         raise UserError(
-            f"the design of the {law.name} law has rank {rank} of {needed} over {n} interior cells, since {why}: "
-            f"add prefixes, read-outs or a second model size{others}"
+            f"the design of the {law.name} law has rank {rank} of {needed} over {cells}, since {why}: {remedy}{others}"
         )
     return rank, condition
+
+
+def counted(n: int, what: str) -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _inwards(targets: Targets) -> str:
+    """What would bring optima inside the grid, by the end of it at which most of the other cells have theirs."""
+    ends = ("censored_low", "censored_high", "no_signal")
+    counts = {end: sum(fit.status == end for fit in targets.fits) for end in ends}
+    end = max(ends, key=lambda name: counts[name])
+    if end == "no_signal":
+        return (
+            f"in {counted(counts[end], 'cell')} no dropout stands out from the noise: add --seeds, or smaller prefixes"
+        )
+    where, rates = ("highest", "higher") if end == "censored_high" else ("lowest", "lower")
+    text = f"in {counted(counts[end], 'cell')} the {where} dropout tried did best: "
+    if end == "censored_high":
+        return f"{text}add {rates} --dropouts, or larger prefixes"
+    zero = all(fit.dropouts[0] == 0 for fit in targets.fits if fit.status == end)
+    return f"{text}{'add' if zero else f'add {rates} --dropouts down to 0, or'} smaller prefixes or later read-outs"
