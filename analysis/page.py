@@ -80,6 +80,8 @@ def badge(evidence: str) -> str:
 def answer_part(analysis: Analysis) -> str:
     said = answer(analysis.selection, analysis.comparison, analysis.search) or "Nothing can be said yet."
     parts = [paragraph(said, "answer")]
+    if so_far := analysis.experiment.so_far:
+        parts.insert(0, paragraph(f"Not finished: {so_far}. What follows may change with the others.", "note"))
     if analysis.coefficients is not None:
         parts.append(paragraph(law_sentence(analysis.coefficients)))
     parts += [paragraph(f"Note: {note}", "note") for note in analysis.notes]
@@ -208,7 +210,7 @@ def optimum_part(analysis: Analysis, shown: Shown) -> str:
 def law_part(analysis: Analysis, shown: Shown) -> str:
     coefficients = analysis.coefficients
     if coefficients is None:
-        return paragraph(analysis.law_note) if len(analysis.selection) else ""
+        return paragraph(analysis.why_no_law) if len(analysis.selection) else ""
     rows = [
         (name, f"{value:.4f}", interval_text(*coefficients.intervals[name], 4))
         for name, value in coefficients.coefficients.items()

@@ -102,6 +102,12 @@ class Analysis:
     def report(self) -> Path:
         return self.folder / REPORT
 
+    @property
+    def why_no_law(self) -> str:
+        """``law_note`` as it is shown: of a run under way no remedy is told, since its grid is not trained yet."""
+        under_way = self.experiment.so_far and len(self.selection)
+        return f"No law is fitted yet: {self.experiment.so_far}." if under_way else self.law_note
+
 
 def analyse(
     paths: Sequence[Path | str],
@@ -174,7 +180,12 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings, painters:
 
     table, notes = experiment.table, [*experiment.notes, *transfers(experiment.configs)]
     summary = summarise(table)
-    static, told = calibration_rows(table)
+    try:
+        static, told = calibration_rows(table)
+    except UserError as error:
+        if not experiment.so_far:
+            raise
+        raise UserError(f"{experiment.so_far}: {str(error).split(':')[0]}: let the run go on, or --resume it") from None
     notes += told
     n_bootstrap, seed = settings.bootstrap, settings.seed
     fits = cell_fits(static, margin=settings.margin, n_bootstrap=n_bootstrap, seed=seed) if len(static) else []

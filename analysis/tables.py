@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.sources import Source, read_grid, read_source
-from tune_dd.artifacts import COLUMNS, METRICS
+from tune_dd.artifacts import COLUMNS, METRICS, planned_trials
 from tune_dd.errors import UserError
 
 ORDER = ("regime", "phase", "n_params", "model", "condition", "seed", "trial_id", "stage", "readout")
@@ -64,6 +64,20 @@ class Experiment:
     def evidence(self) -> str:
         """The evidence class of every row: evidence, run or rehearsal."""
         return str(self.table["evidence"].iloc[0])
+
+    @property
+    def so_far(self) -> str:
+        """``2 of 24 planned trials so far`` of a run that has not come to its end.
+
+        Empty of a whole run, of several, and where no config tells; a trial that crashed has come to its end.
+        """
+        if len(self.folders) != 1 or len(self.configs) != 1 or not isinstance(self.configs[0].get("n_trials"), int):
+            return ""
+        done, planned = self.table["trial_id"].nunique(), planned_trials(self.folders[0], self.configs[0])
+        crashed: set[str] = set()
+        if self.ledger is not None:
+            crashed = {*self.ledger.loc[self.ledger["status"] == "crash", "trial"]} - {*self.table["trial_name"]}
+        return f"{done} of {planned} planned trials so far" if done + len(crashed) < planned else ""
 
 
 def load_experiment(paths: Sequence[Path | str]) -> Experiment:

@@ -36,9 +36,9 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
     console = console or make_console()
     experiment = analysis.experiment
     table = experiment.table
-    n_trials = table["trial_id"].nunique()
+    trials = experiment.so_far or f"{table['trial_id'].nunique()} trials"
     console.print(
-        Text(f"{experiment.regime}: {n_trials} trials, {len(table)} read-outs on {', '.join(devices(table))}."),
+        Text(f"{experiment.regime}: {trials}, {len(table)} read-outs on {', '.join(devices(table))}."),
         Text(CLASS_WORDS.get(experiment.evidence, f"Class: {experiment.evidence}.")),
     )
     for note in analysis.notes:
@@ -56,7 +56,7 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
     if analysis.search is not None and analysis.search.best is not None:
         console.print_table(search_table(analysis.search, experiment.evidence, console))
     if text := answer(analysis.selection, analysis.comparison, analysis.search):
-        console.print(Text(text, style="bold"))
+        console.print(Text(f"So far: {text}" if experiment.so_far else text, style="bold"))
 
 
 def make_console() -> Console:
@@ -176,7 +176,7 @@ def print_law(analysis: Analysis, console: Console) -> None:
     coefficients = analysis.coefficients
     if coefficients is None:
         if len(analysis.selection):
-            console.print(Text(analysis.law_note))
+            console.print(Text(analysis.why_no_law))
         return
     table = new_table(f"The {coefficients.law} law", console)
     table.add_column("coefficient")

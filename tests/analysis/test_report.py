@@ -342,3 +342,29 @@ def test_damaged_companions_are_refused(
     (run / name).write_text(content)
     with pytest.raises(UserError, match=expected):
         analyse([run], n_bootstrap=20)
+
+
+def test_a_run_under_way_says_so_first_and_advises_on_no_grid(
+    synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = synthetic.calibration(prefixes=(4_000,), dropouts=(0.0, 0.1), seeds=(0,))
+    run = synthetic.write_run(tmp_path / "run", rows, config=CONFIG | {"n_trials": 24})
+    found = analyse([run], n_bootstrap=20)
+    print_tables(found, Console(width=200))
+    out = capsys.readouterr().out
+    page = read_page(found).text
+    assert out.startswith("pydocs: 2 of 24 planned trials so far, 8 read-outs on cpu")
+    assert "So far: On pydocs" in out
+    assert page.index("Not finished: 2 of 24 planned trials so far") < page.index("On pydocs, L2_H2_D64")
+    for text in (out, page):
+        assert "No law is fitted yet: 2 of 24 planned trials so far." in text
+        assert "add " not in text.replace("--resume", "")
+    # One has crashed and the others have results.
+    whole = analyse(
+        [synthetic.write_run(tmp_path / "whole", rows, config=CONFIG | {"n_trials": 3})], n_bootstrap=20, report=False
+    )
+    assert whole.experiment.so_far == ""
+    assert whole.why_no_law == whole.law_note != ""
+    one = synthetic.write_run(tmp_path / "one", rows[:4], config=CONFIG | {"n_trials": 24})
+    with pytest.raises(UserError, match=r"^1 of 24 planned trials so far: every cell has one dropout .*--resume it$"):
+        analyse([one], n_bootstrap=20)
