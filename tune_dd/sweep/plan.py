@@ -199,7 +199,8 @@ def extended(config: dict[str, Any], plan: Plan, more: Space, command: str) -> t
     What the run was begun with stays: its run_id, its first grid and the trials that are done.
 
     Raises:
-        UserError: the grid adds nothing, or a prefix is longer than the encoded text.
+        UserError: the grid adds nothing, a prefix is longer than the encoded text, or the learning rate goes by a
+            trial's end and there would be trials of other ends.
     """
     grid = plan.grids[-1].union(more)
     if grid == plan.grids[-1]:
@@ -207,7 +208,13 @@ def extended(config: dict[str, Any], plan: Plan, more: Space, command: str) -> t
             "--extend adds nothing: name new --seeds or --dropouts; of a grid also --prefixes, --readouts or "
             "--models, of a stream --anchors; of a search more --points"
         )
-    grid.on_scale(plan.scale)  # refuses what would not make a scale
+    scale = grid.on_scale(plan.scale)  # refuses what would not make a scale
+    if scale.protocol.rate_schedule != "constant" and scale.readouts != plan.grids[-1].on_scale(plan.scale).readouts:
+        # Seeds added later would be read out at the old C too, and at another rate than the trials that are done.
+        raise UserError(
+            f"--readouts: with rate_schedule {scale.protocol.rate_schedule!r} the learning rate goes by a trial's last "
+            "read-out, so other read-outs are another table: start a new run for them"
+        )
     encoded = int(config["data"]["manifest"]["tokens"]["train"])
     if grid.prefixes[-1] > encoded:
         raise UserError(
