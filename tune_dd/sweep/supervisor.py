@@ -96,7 +96,9 @@ class Supervisor:
         Raises:
             UserError: the search cannot go on (Ray went away, the disk is full); what is done is kept.
         """
-        previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        # What the caller set to be ignored stays so: nohup its SIGHUP, a shell's background its SIGINT.
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._on_signal) for number in heard}
         try:
             self.state.verify()
             # Once is enough, unless a journal was found damaged after its trial had been finished.

@@ -34,15 +34,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    # What runs in a shell's background inherits an ignored SIGINT; a user's command does not.
-    return subprocess.Popen(
-        command(*options),
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return subprocess.Popen(command(*options), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def run_folders(folder: Path) -> list[Path]:
