@@ -174,6 +174,8 @@ class Scale:
             )
         if not self.models:
             raise UserError("models is empty: name at least one, such as L2_H2_D64")
+        for name in ("models", "calibration_models", "screen_models"):
+            check_models(name, getattr(self, name))
         check_increasing("prefixes", self.prefixes)
         check_increasing("readouts", self.readouts)
         check_dropouts(self.dropouts)
@@ -215,6 +217,12 @@ class Scale:
         """Optimizer steps of a stage."""
         stages = len(self.prefixes_of_stream)
         return self.stream_steps or max(1, self.readouts[-1] // (stages * self.protocol.tokens_per_step))
+
+
+def check_models(name: str, models: tuple[ModelSpec, ...]) -> None:
+    for number, model in enumerate(models):
+        if model in models[:number]:
+            raise UserError(f"{name} has {model.name} twice, however it is written: name each once")
 
 
 def check_seeds(name: str, values: tuple[int, ...]) -> None:
