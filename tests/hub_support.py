@@ -46,6 +46,7 @@ class Hub:
         stall: bytes after which every transfer says nothing more until ``release`` is set.
         ranges: whether a ``Range`` is honoured.
         lie: a hash to give in place of the true one.
+        longer: bytes that every file is said to have beyond those that it has.
         requests: method and path, with the ``Range`` that was asked for, of every question so far.
     """
 
@@ -57,6 +58,7 @@ class Hub:
     stall: int | None = None
     ranges: bool = True
     lie: str | None = None
+    longer: int = 0
     requests: list[str] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -126,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "Location": f"http://localhost:{port}/storage/datasets/{repo}/{revision}/{name}",
                 "X-Repo-Commit": revision,
                 "X-Linked-Etag": f'"{hub.lie or hashlib.sha256(content).hexdigest()}"',
-                "X-Linked-Size": str(len(content)),
+                "X-Linked-Size": str(len(content) + hub.longer),
                 "ETag": '"of the pointer"',
             },
         )

@@ -148,7 +148,7 @@ def _transfer(file: Resolved, partial: Path, report: Report) -> None:
     import httpx2
 
     what = f"{file.path} of {file.repo}"
-    failures, reason = 0, ""
+    failures, furthest, reason = 0, 0, ""
     with open(partial, "ab") as out:
         while (have := os.fstat(out.fileno()).st_size) != file.size:
             if have > file.size:
@@ -162,7 +162,10 @@ def _transfer(file: Resolved, partial: Path, report: Report) -> None:
             except httpx2.HTTPError as error:
                 _refuse(error, what)
             out.flush()
-            failures = 0 if os.fstat(out.fileno()).st_size > have else failures + 1
+            reached = os.fstat(out.fileno()).st_size
+            # Not where it had been before: of a file that is shorter than the hub says, all comes again and again.
+            failures = 0 if reached > max(have, furthest) else failures + 1
+            furthest = max(reached, furthest)
             if failures >= RESUMES:
                 raise Unreachable(f"the transfer of {what} broke off ({reason or 'nothing came'}): {_AGAIN}")
             if failures:

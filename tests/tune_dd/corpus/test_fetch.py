@@ -128,6 +128,17 @@ def test_a_partial_file_of_other_bytes_is_found_out(hub: Hub, refused: Refused) 
     assert TARGET.read_bytes() == CONTENT
 
 
+def test_a_file_that_is_shorter_than_the_hub_says_is_asked_for_anew_and_not_for_ever(
+    hub: Hub, refused: Refused
+) -> None:
+    hub.longer = 1000
+    assert "broke off" in refused("fetch", "owt")
+    ranges = [request.split(" ")[2:] for request in hub.asked("GET /storage/")]
+    assert ranges == [[], [f"bytes={len(CONTENT)}-"], [], [f"bytes={len(CONTENT)}-"]]
+    assert [part.stat().st_size for part in partials()] == [0]
+    assert not TARGET.exists()
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "words"),
     [
@@ -192,15 +203,7 @@ def test_ctrl_c_keeps_what_came(hub: Hub, tmp_path: Path) -> None:
     hub.stall = 90_000
     command = [sys.executable, "-m", "tune_dd.corpus", "fetch", "owt"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    # What runs in a shell's background inherits an ignored SIGINT; a user's command does not.
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: partials() and partials()[0].stat().st_size > 0, seconds=60)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
