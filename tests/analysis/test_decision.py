@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 from tests_support import row
 
@@ -58,6 +60,14 @@ def test_without_one_the_study_ends_with_that_finding() -> None:
 def test_with_several_seeds_the_gain_must_stand_out() -> None:
     assert decide(fits({"one": ("pays",)}, seeds=(0, 1, 2), phase="confirm"), "confirm").chosen == "one"
     assert decide(fits({"one": ("never",)}, seeds=(0, 1, 2), phase="confirm"), "confirm").chosen is None
+
+
+def test_a_gain_whose_interval_holds_0_is_none() -> None:
+    fit = fits({"one": ("pays",)}, seeds=(0, 1, 2), phase="confirm")[-1]  # of the last read-out
+    assert fit.improvement_low > 0
+    assert decide([replace(fit, improvement_low=1e-9)], "confirm").chosen == "one"
+    assert decide([replace(fit, improvement_low=-1e-9)], "confirm").chosen is None
+    assert decide([replace(fit, improvement_low=float("nan"))], "confirm").chosen == "one", "noise that nobody knows"
 
 
 def test_another_phase_is_not_judged() -> None:

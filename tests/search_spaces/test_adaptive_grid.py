@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests_support import row
 
-from search_spaces.adaptive_grid import AdaptiveGrid, GridPoint, Verdict
+from search_spaces.adaptive_grid import AdaptiveGrid, CellEstimate, GridPoint, Verdict
 from search_spaces.space import DataIdentity, Setting
 from search_spaces.static_dropout import StaticGrid
 from tune_dd.builtin_regimes import POCKET
@@ -185,6 +185,19 @@ def test_a_crashed_trial_is_not_chosen_again_and_its_cell_is_judged_by_the_other
     trained = sum(point.block == points[2].block for point in points)
     lost = sum(points[index].block == points[2].block for index in crashed)
     assert {cell["n_trials"] for cell in first} == {trained - lost}
+
+
+def test_an_interval_that_is_narrow_after_one_seed_decides_nothing() -> None:
+    """The noise may be that of other dropouts' replicates: of this optimum no second seed has told."""
+    space = AdaptiveGrid(replace(GRID, models=GRID.models[:1], prefixes=(4_000,)), 0.05, 1.0)
+    (model,) = space.models
+    fields = {"model": model.name, "unique_tokens": 4_000}
+    points = [GridPoint(i, 0, "coarse", dropout=p, seed=3, **fields) for i, p in enumerate(GRID.dropouts)]
+    cell = CellEstimate(sampled_tokens=65_536, best=0.2, low=0.19, high=0.21, status="interior", **fields)
+    chosen, reasons = space.next_round(points, [cell])
+    assert reasons == ["open"]
+    assert [(point.dropout, point.seed) for point in chosen] == [(0.1, 1), (0.2, 1), (0.3, 1)]
+    assert space.next_round([*points, *chosen], [cell]) == ([], ["narrow"])
 
 
 def test_nothing_finished_leaves_nothing_to_choose() -> None:

@@ -53,6 +53,19 @@ def test_a_finished_journal_says_so_and_needs_no_weights(tmp_path: Path) -> None
     assert tensors == {}
 
 
+def test_weights_are_dropped_of_what_is_finished_alone(tmp_path: Path) -> None:
+    spec = make_spec()
+    path = journal.journal_path(tmp_path, spec.trial_id)
+    for rows in ([{"a": 1}], [{"a": 1}] * spec.n_readouts):
+        journal.write_journal(tmp_path, spec, step=20, rows=rows, counters={"step": 20}, tensors=TENSORS)
+        before = path.read_bytes()
+        journal.drop_weights(path)
+        found, tensors = journal.load_journal(path)
+        assert (found.rows, found.counters, found.step) == (rows, {"step": 20}, 20)
+        assert found.has_weights == bool(tensors) == (not found.finished)
+        assert (path.read_bytes() == before) == (not found.finished)
+
+
 def test_every_flipped_bit_is_found(written: Path) -> None:
     data = bytearray(written.read_bytes())
     missed = []

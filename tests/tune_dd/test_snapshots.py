@@ -17,7 +17,7 @@ from tune_dd import artifacts, journal, trainable
 from tune_dd.artifacts import TIMING_COLUMNS
 from tune_dd.corpus import prepare_corpus
 from tune_dd.regimes import CorpusSource
-from tune_dd.snapshots import FOLDER, Sharing, kept_weights, longer_than, path_key
+from tune_dd.snapshots import FOLDER, Sharing, find, kept_weights, longer_than, path_key
 from tune_dd.trial import RunContext, Stage, TrialSpec
 
 
@@ -132,6 +132,22 @@ def test_longer_read_outs_go_on_from_kept_weights(cache: Path, tmp_path: Path) -
     assert outcome(run, longer)[0] == outcome(alone, longer)[0]
     other = replace(longer, seed=1)
     assert longer_than(other, kept_weights([short], journals), {20}) == []
+
+
+def test_a_read_out_that_nobody_made_is_trained_for(cache: Path, tmp_path: Path) -> None:
+    """Weights of a later step are kept, and the read-out before it cannot be made from them."""
+    short = on_text(spec(stages=(Stage(400, 0.2, (10, 20)),)), cache)
+    between = replace(short, stages=(Stage(400, 0.2, (15, 30)),))
+    run, alone = context(tmp_path / "run", cache), context(tmp_path / "alone", cache)
+    train(run, [short], None)
+    start = f"journals/{short.trial_id}.safetensors"
+    assert find(run, between, [start]) is None
+    assert find(run, replace(short, stages=(Stage(400, 0.2, (20, 30)),)), [start]) is not None
+    steps: list[int] = []
+    assert trainable.run_trial(between, run, lambda row: steps.append(row["steps"]), starts=[start])
+    train(alone, [between], None)
+    assert steps == [15, 30]
+    assert outcome(run, between)[0] == outcome(alone, between)[0]
 
 
 def test_what_decides_a_state_decides_the_key() -> None:

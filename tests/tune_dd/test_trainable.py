@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,34 @@ def test_a_failing_write_ends_the_trial_with_its_reason(cache: Path, tmp_path: P
 
     with pytest.raises(UserError, match="cannot write"):
         trainable.run_trial(one, run, report)
+
+
+def test_a_write_that_fails_aside_ends_the_training_before_its_next_read_out(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, run = on_text(spec(stages=(Stage(400, 0.2, (10, 2000)),)), cache), context(tmp_path / "run", cache)
+    beat, steps = trainable.Heartbeat.beat, []
+
+    def fail(*what: object, **more: object) -> None:
+        raise UserError("the disk is full")
+
+    def count(self: Any, step: int, *, force: bool = False) -> None:
+        steps.append(step)
+        beat(self, step, force=force)
+
+    monkeypatch.setattr(journal, "write_journal", fail)
+    monkeypatch.setattr(trainable.Heartbeat, "beat", count)
+    with pytest.raises(UserError, match="the disk is full"):
+        trainable.run_trial(one, run, lambda row: pytest.fail("a row that no journal holds"))
+    assert 10 <= max(steps) < 2000
+
+
+@pytest.mark.parametrize("name", ["corpus_hash", "tokenizer_hash", "validation_hash"])
+def test_a_cache_that_is_not_the_planned_one_is_refused(cache: Path, tmp_path: Path, name: str) -> None:
+    one, run = replace(trial(cache), **{name: "another"}), context(tmp_path / "run", cache)
+    with pytest.raises(UserError, match="is not the one this run was planned on: resume the run"):
+        trainable.run_trial(one, run, lambda row: pytest.fail("a row of another text"))
+    assert not list(run.journals.iterdir())
 
 
 def test_what_was_begun_aside_is_done_when_the_training_fails() -> None:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load, save
 
 from tune_dd.arithmetic import DeviceMiscomputes
+from tune_dd.dropout import DropoutMasks
 from tune_dd.evaluation import TrainingDiverged
 from tune_dd.regimes import ModelSpec, Protocol
 from tune_dd.stream import evaluation_windows
@@ -174,6 +175,29 @@ def test_two_dropouts_of_a_seed_start_and_sample_alike() -> None:
     low, high = (TrialRun(trial(stages=(Stage(400, p, (5,)),)), skewed_data(), CPU) for p in (0.1, 0.5))
     assert all(torch.equal(a, b) for a, b in zip(low.model.parameters(), high.model.parameters(), strict=True))
     assert low.read_out()["val_loss"] == high.read_out()["val_loss"]
+
+
+@pytest.mark.parametrize("as_accelerator", [False, True])
+def test_no_two_steps_and_no_two_stages_have_the_same_masks(
+    as_accelerator: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two paths that differ in where the second stage begins, on the same batches."""
+    one, other = (Stage(400, 0.3, (5,)), Stage(800, 0.3, (6,))), (Stage(400, 0.3, (6,)),)
+    runs = [TrialRun(trial(stages=s), skewed_data(), CPU, as_accelerator=as_accelerator) for s in (one, other)]
+    same = runs[1]._batch(0, other[0])
+    monkeypatch.setattr(TrialRun, "_batch", lambda self, index, stage: same)
+    states = []
+    for step in (5, 6):
+        for run in runs:
+            run.advance(step)
+        states.append([run.state()[0]["model/head.weight"] for run in runs])
+    assert torch.equal(*states[0])
+    assert not torch.equal(*states[1])
+    keys = []
+    begin = DropoutMasks.begin
+    monkeypatch.setattr(DropoutMasks, "begin", lambda self, *key: (keys.append(key), begin(self, *key))[1])
+    TrialRun(trial(), skewed_data(), CPU, as_accelerator=as_accelerator).advance(22)
+    assert keys == [(0.3, 0, 0, step) for step in range(20)] + [(0.1, 0, 1, 20), (0.1, 0, 1, 21)]
 
 
 def test_training_learns_and_the_read_out_is_complete() -> None:

@@ -39,6 +39,18 @@ def test_folders_are_named_as_they_were_given(storage: Path, capsys: pytest.Capt
     assert f"{run} is being searched: left as it is" in capsys.readouterr().out
 
 
+def test_a_chain_without_a_run_s_journals_is_refused_and_left_as_it_is(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = storage.glob("owt-calibrate-*/*")
+    (run / artifacts.METRICS).write_text("{}\n")
+    before = sorted(storage.rglob("*"))
+    assert main(["--phase", "all", "--resume", str(next(storage.glob("owt-all-*/*")))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{run} is a saved copy or has lost its journals" in line
+    assert sorted(storage.rglob("*")) == before
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_a_listed_run_is_one_line_whatever_the_terminal(storage: Path, width: int) -> None:
     file = io.StringIO()
