@@ -32,6 +32,7 @@ def confirm_grid(scale: Scale, model: ModelSpec) -> StaticGrid:
 def partners(scale: Scale, model: ModelSpec) -> tuple[ModelSpec, ...]:
     """The sizes to calibrate beside a confirmed model, whose own cells are there: the next smaller of the
     scale's sizes, or the next larger for the smallest, so that the law sees P vary at the least cost."""
-    sizes = sorted({*scale.screen_models, *scale.calibration_models, model}, key=lambda m: m.n_params(scale.vocab_size))
+    known = {*(scale.screen_models or scale.models), *(scale.calibration_models or scale.models), model}
+    sizes = sorted(known, key=lambda m: m.n_params(scale.vocab_size))
     place = sizes.index(model)
     return tuple(sizes[place - 1 : place] if place else sizes[1:2])

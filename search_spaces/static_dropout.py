@@ -49,7 +49,9 @@ class StaticGrid:
             dropouts=self.dropouts,
             seeds=self.seeds,
             train_tokens=max(scale.train_tokens, self.prefixes[-1]),
-            # The regime's stream and its anchors stay what they are whatever grid is chosen here.
+            # The regime's sizes, its stream and its anchors stay what they are whatever grid is chosen here.
+            calibration_models=scale.calibration_models or scale.models,
+            screen_models=scale.screen_models or scale.models,
             stream_prefixes=scale.prefixes_of_stream,
             stream_steps=scale.steps_of_stream,
         )

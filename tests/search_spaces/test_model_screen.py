@@ -33,3 +33,17 @@ def test_a_size_is_calibrated_beside_its_smaller_neighbour() -> None:
     assert partners(FULL, ModelSpec(16, 8, 384)) == (ModelSpec(12, 8, 320),)
     assert partners(FULL, ModelSpec(8, 8, 256)) == (ModelSpec(12, 8, 320),)
     assert partners(replace(POCKET, screen_models=(), calibration_models=()), ModelSpec(2, 2, 64)) == ()
+
+
+def test_the_sizes_of_a_scale_are_its_models_where_it_names_no_others() -> None:
+    small, large = ModelSpec(8, 8, 256), ModelSpec(12, 8, 320)
+    scale = replace(FULL, models=(small, large), screen_models=(), calibration_models=())
+    assert (partners(scale, small), partners(scale, large)) == ((large,), (small,))
+    confirming = confirm_grid(scale, large).on_scale(scale)  # whose models are the confirmed one alone
+    assert partners(confirming, large) == (small,)
+    for name in ("owt", "tinystories", "wikitext103", "pydocs"):
+        full = REGIMES[name].scale("full")
+        model = full.models[-1]
+        assert partners(confirm_grid(full, model).on_scale(full), model) == partners(full, model) != ()
+    extrapolation = REGIMES["owt"].scale("full-8m")
+    assert partners(extrapolation, extrapolation.models[-1]) == ()
