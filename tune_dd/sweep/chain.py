@@ -25,8 +25,9 @@ from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec
 from tune_dd.sweep.manage import crashed_rest, is_finished, refuse_lost_journals
 from tune_dd.sweep.options import CHAINED, NEWEST, choose_regime, parse, repeated, scale_name
-from tune_dd.sweep.phases import ADAPTIVE_OPTIONS, DECISION, SUGGESTING, read_anchors
+from tune_dd.sweep.phases import ADAPTIVE_OPTIONS, DECISION, SUGGESTING
 from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder, shown_path
+from tune_dd.sweep.values import read_anchors
 
 CHAIN = "chain.json"
 LAW_FOLDER = "law"

@@ -17,17 +17,15 @@ from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity
 from tune_dd import device, journal
 from tune_dd.console import Console
-from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
-from tune_dd.corpus.bars import transfer_bar
+from tune_dd.corpus import Corpus
 from tune_dd.corpus.cache import cache_folder
-from tune_dd.corpus.fetch import ensure_text
 from tune_dd.device import DEVICES
 from tune_dd.errors import UserError
-from tune_dd.regimes import SCALES, VALIDATION_SALT, Regime, Scale
-from tune_dd.stream import evaluation_windows
+from tune_dd.regimes import SCALES
 from tune_dd.sweep import plan as planning
 from tune_dd.sweep.chain import list_chains, refuse_in_chain, run_chain, show_chain
 from tune_dd.sweep.estimates import estimate_cells
+from tune_dd.sweep.following import regime_word
 from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
 from tune_dd.sweep.hours import measure_hours
 from tune_dd.sweep.manage import clean_runs, is_finished, list_runs, refuse_lost_journals
@@ -44,11 +42,12 @@ from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.ray_process import RayProcess
-from tune_dd.sweep.report import prepare_result, print_plan, print_result, regime_word
+from tune_dd.sweep.report import prepare_result, print_plan, print_result
 from tune_dd.sweep.runs import RunFolder, find_runs, group_name, hold, new_folder, resume_command, shown_path
 from tune_dd.sweep.state import SearchState
 from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.sweep.supervisor import Outcome, Supervisor
+from tune_dd.sweep.text import fetch_text, identify, prepare, same_text
 from tune_dd.trial import RunContext, TrialSpec
 
 _HANG_SECONDS = 900.0  # a step of the largest model on one core takes some 12 s, its evaluation minutes
@@ -90,7 +89,7 @@ def run_command(argv: list[str]) -> int:
             return show_chain(args, console, run_phase)
         _check_writable(storage)
         if not args.resume:
-            _ensure_text(args, choose_regime(args), console)
+            fetch_text(args, choose_regime(args), console)
         return run_chain(args, console, run_phase)
     return _run_one(args, argv, console)
 
@@ -148,9 +147,9 @@ def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: 
         data = DataIdentity("not-built", "not-built", "not-built")
     else:
         _check_writable(storage)
-        _ensure_text(args, regime, console)
-        corpus = _prepare(plan, cache, use_cached=args.use_cached_data, console=console)
-        data = _identity(corpus, plan.scale)
+        fetch_text(args, regime, console)
+        corpus = prepare(plan, cache, use_cached=args.use_cached_data, console=console)
+        data = identify(corpus, plan.scale)
         laws = check_tokenizer(laws, data.tokenizer_hash, transfer=args.transfer)
         ray.start(plan)
     specs = plan.trials(data)
@@ -210,7 +209,7 @@ def _take_up(
     device.check_device(plan.device, regime_word(run))
     device.check_precision(plan.device, plan.scale.protocol.precision)
     cache = Path(config["data"]["cache_folder"])
-    corpus = _same_corpus(config, plan, cache, run, console, build=not args.dry_run)
+    corpus = same_text(config, plan, cache, run, console, build=not args.dry_run)
     if not args.dry_run and (args.extend or not is_finished(run)):
         ray.start(plan)
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
@@ -233,30 +232,6 @@ def _take_up(
     verb = "extending" if args.extend else "resuming"
     console.print(f"{verb} {shown_path(run.path)}", soft_wrap=True)
     return Search(run, config, plan, specs)
-
-
-def _same_corpus(
-    config: dict[str, Any], plan: Plan, cache_folder: Path, run: RunFolder, console: Console, *, build: bool
-) -> Corpus | None:
-    """The text that a run was planned on: its cache, or the cache built again from the run's own sources.
-
-    None where it would have to be built and must not be.
-    """
-    try:
-        corpus = load_corpus(cache_folder, plan.scale.vocab_size)
-        if _identity(corpus, plan.scale) == planning.identity(config):
-            return corpus
-    except UserError:
-        pass
-    if not build:
-        return None
-    corpus = _prepare(plan, cache_folder, use_cached=False, console=console)
-    if _identity(corpus, plan.scale) != planning.identity(config):
-        raise UserError(
-            f"the text that {run.path} was planned on has changed: restore its sources "
-            f"({', '.join(plan.regime.corpus.globs) or 'the packages of its docstrings'}), or start a new run"
-        )
-    return corpus
 
 
 def _search(search: Search, args: argparse.Namespace, ray: RayProcess, painters: Painters, console: Console) -> Outcome:
@@ -343,41 +318,6 @@ def _refuse_changes(args: argparse.Namespace, plan: Plan, run: RunFolder) -> Non
         raise UserError(
             f"{run.path} has another plan ({'; '.join(changed)}): leave those options out, or start a new run"
         )
-
-
-def _ensure_text(args: argparse.Namespace, regime: Regime, console: Console) -> None:
-    """Fetch a built-in regime's text where it is missing, having said how much."""
-    if not args.use_cached_data:
-        ensure_text(
-            regime,
-            offline=args.offline,
-            say=lambda text: console.print(text, soft_wrap=True),
-            bar=transfer_bar,
-        )
-
-
-def _prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Console) -> Corpus:
-    scale = plan.scale
-    return prepare_corpus(
-        plan.regime.corpus,
-        vocab_size=scale.vocab_size,
-        train_tokens=scale.train_tokens,
-        validation_tokens=scale.validation_tokens,
-        min_train_tokens=scale.prefixes[-1],
-        cache_dir=cache_folder,
-        use_cached=use_cached,
-        show_progress=console.is_terminal,
-    )
-
-
-def _identity(corpus: Corpus, scale: Scale) -> DataIdentity:
-    windows = evaluation_windows(corpus.validation, scale.protocol.context, scale.eval_tokens, salt=VALIDATION_SALT)
-    if windows.n_tokens < scale.eval_tokens:
-        raise UserError(
-            f"the validation split has {corpus.n_validation:,} tokens, too few for eval_tokens {scale.eval_tokens:,}: "
-            "give more text (--corpus-glob), or a regime file with fewer"
-        )
-    return DataIdentity(corpus.corpus_hash, corpus.tokenizer_hash, windows.hash)
 
 
 def _check_writable(storage: Path) -> None:

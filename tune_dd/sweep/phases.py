@@ -19,11 +19,11 @@ from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts
 from tune_dd.builtin_regimes import QUICK_DROPOUTS, QUICK_SEEDS
 from tune_dd.errors import UserError
-from tune_dd.regime_file import parse_tokens, resolve_regime
+from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import ModelSpec, Scale, check_dropouts
 from tune_dd.schedule import Schedule, anchors, static
 from tune_dd.sweep.frozen_law import FrozenLaw
-from tune_dd.trial import format_dropout
+from tune_dd.sweep.values import read_anchors, read_dropouts, read_models, read_seeds, read_tokens
 
 DECISION = "decision.json"
 GRID_OPTIONS = ("models", "prefixes", "readouts", "dropouts", "seeds")
@@ -319,71 +319,3 @@ def refuse_foreign_options(args: argparse.Namespace, phase: str) -> None:
             raise UserError(
                 f"--{name.removesuffix('_run').replace('_', '-')} has no meaning in --phase {phase}: leave it out"
             )
-
-
-def read_items(text: str | None, option: str) -> list[str] | None:
-    if text is None:
-        return None
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    if not items:
-        raise UserError(f"{option} is empty: give values separated by commas")
-    return items
-
-
-def read_tokens(text: str | None, option: str) -> tuple[int, ...] | None:
-    items = read_items(text, option)
-    if items is None:
-        return None
-    values = tuple(parse_tokens(item, option) for item in items)
-    if list(values) != sorted(set(values)):
-        raise UserError(f"{option} {text}: the values must increase")
-    return values
-
-
-def read_dropouts(text: str | None, *, extending: bool) -> tuple[float, ...] | None:
-    items = read_items(text, "--dropouts")
-    if items is None:
-        return None
-    try:
-        values = tuple(float(item) for item in items)
-    except ValueError:
-        raise UserError(f"--dropouts {text}: give numbers such as 0,0.1,0.3") from None
-    check_dropouts(values)
-    if len(values) < 2 and not extending:
-        raise UserError(f"--dropouts {text}: one rate has no best; name at least two")
-    return tuple(sorted(values))
-
-
-def read_seeds(text: str | None) -> tuple[int, ...] | None:
-    items = read_items(text, "--seeds")
-    if items is None:
-        return None
-    if not all(item.isdecimal() for item in items) or len(set(items)) != len(items):
-        raise UserError(f"--seeds {text}: give distinct whole numbers such as 0,1,2")
-    return tuple(int(item) for item in items)
-
-
-def read_models(text: str | None) -> tuple[ModelSpec, ...] | None:
-    items = read_items(text, "--models")
-    models = None if items is None else tuple(ModelSpec.parse(item) for item in items)
-    if models is not None and len(set(models)) < len(models):
-        raise UserError(f"--models {text} has duplicates: name each once")
-    return models
-
-
-def read_anchors(texts: Sequence[str] | None) -> dict[str, tuple[float, ...]]:
-    """``NAME=0.3,0.24`` -> {NAME: (0.3, 0.24)}; a path without a name is named after its dropouts."""
-    found: dict[str, tuple[float, ...]] = {}
-    for text in texts or ():
-        name, equals, values = text.rpartition("=")
-        try:
-            path = tuple(float(value) for value in values.split(","))
-        except ValueError:
-            raise UserError(f"--anchors {text}: give a dropout per stage such as 0.3,0.24,0.1") from None
-        for value in path:
-            check_dropouts((value,))
-        name = name.strip() if equals else "anchors_" + "_".join(format_dropout(value) for value in path)
-        if name in found:
-            raise UserError(f"--anchors names {name} twice: give each path its own name")
-        found[name] = path
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import shlex
 from collections.abc import Sequence
@@ -13,30 +12,27 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from search_spaces.adaptive_grid import AdaptiveGrid
-from search_spaces.model_screen import partners
-from tune_dd import artifacts, journal
+from tune_dd import artifacts
 from tune_dd.console import Console
 from tune_dd.corpus import Corpus
 from tune_dd.corpus.fetch import TEXTS, is_missing
-from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
 from tune_dd.loading import no_collection
 from tune_dd.memory import cpu_trial_bytes, parameter_bytes
-from tune_dd.regime_file import resolve_regime
-from tune_dd.regimes import ModelSpec, evidence_class
+from tune_dd.regimes import evidence_class
+from tune_dd.sweep.following import confirmation, has_full_scale, next_command, regime_word, same_search
 from tune_dd.sweep.hours import DeviceHours
-from tune_dd.sweep.options import choose_regime, parse, repeated
+from tune_dd.sweep.ledger import write_ledger
 from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.plan import Cost, Plan
 from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
 from tune_dd.sweep.supervisor import Outcome
-from tune_dd.trial import TrialSpec, short_count
+from tune_dd.trial import TrialSpec
 
 if TYPE_CHECKING:
     from analysis.decision import Decision
     from analysis.painters import Painters
     from analysis.report import Analysis
-    from analysis.searched import Searched
 
 _OVERLAP_WARNING = 0.01
 _FORM_MEANING = {
@@ -217,110 +213,3 @@ def record_decision(run: RunFolder, plan: Plan, result: Analysis) -> Decision | 
     time = datetime.datetime.now().isoformat(timespec="seconds")
     artifacts.write_json(run.path / DECISION, {"schema": artifacts.SCHEMA, "time": time, **decision.to_dict()})
     return decision
-
-
-def next_command(run: RunFolder, plan: Plan, chosen: str) -> str:
-    """What follows a gate that was passed."""
-    if plan.phase == "screen":
-        return same_search(run, "confirm", "--from", shown_path(run.path))
-    sizes = (*partners(plan.scale, ModelSpec.parse(chosen)), ModelSpec.parse(chosen))
-    return same_search(run, "calibrate", "--models", ",".join(model.name for model in sizes))
-
-
-def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
-    """The stream that tries the best point of a search on seeds that it was not chosen on."""
-    best = search.best
-    assert best is not None
-    begun = begun_with(run)
-    words = [word for source in begun.coefficients for word in ("--coefficients", source)]
-    words += [word for law in begun.law or () for word in ("--law", law)]
-    words += ["--transfer"] if begun.transfer else []
-    for option in ("models", "prefixes", "stage_steps"):
-        if getattr(begun, option) is not None:
-            words += [f"--{option.replace('_', '-')}", str(getattr(begun, option))]
-    used = {seed for grid in plan.grids for seed in grid.seeds}
-    if used & set(plan.scale.stream_seeds):
-        first = max(*used, *plan.scale.stream_seeds) + 1
-        words += ["--seeds", ",".join(str(first + number) for number in range(len(plan.scale.stream_seeds)))]
-    path = ",".join(f"{dropout:.4f}" for dropout in search.dropouts(best))
-    return same_search(run, "stream", *words, "--anchors", f"searched={path}")
-
-
-def begun_with(run: RunFolder) -> argparse.Namespace:
-    """The options of the command that began a run."""
-    return parse(shlex.split(run.config()["command"])[3:])
-
-
-def regime_word(run: RunFolder) -> str:
-    """The regime as the command that began the run named it: a regime file by its path."""
-    try:
-        args = begun_with(run)
-        return str(args.regime or choose_regime(args).name)
-    except UserError:  # a command of another version
-        return str(run.config()["regime"]["name"])
-
-
-def has_full_scale(run: RunFolder) -> bool:
-    try:
-        return "full" in resolve_regime(regime_word(run)).scales
-    except UserError:  # its file has gone or changed
-        return False
-
-
-def same_search(run: RunFolder, phase: str, *more: str) -> str:
-    """The command of another phase on the text and device of a run."""
-    words = repeated(begun_with(run))
-    return shlex.join(["python", "-m", "tune_dd.sweep", *words, "--phase", phase, *more])
-
-
-def write_ledger(run: RunFolder, outcome: Outcome, result: Analysis | None) -> None:
-    """results.tsv, a line per trial.
-
-    ``keep``: the trial's dropout lies on the plateau of a cell that it feeds, or its schedule ends no higher
-    than the best fixed dropout (of a search: than the one that it began with); ``discard``: neither; ``crash``: it
-    crashed, and the description says why.
-    """
-    lines = ["trial\tval_bpb\tmemory_gb\tstatus\tdescription"]
-    for spec in outcome.specs:
-        stage = spec.stages[0]
-        place = f"U={short_count(stage.unique_tokens)}" if len(spec.stages) == 1 else "stream"
-        what = (
-            f"{spec.model.name} {place} {spec.condition} seed {spec.seed} to C={spec.sampled_tokens(spec.total_steps)}"
-        )
-        if spec.trial_id in outcome.crashed:
-            reason = outcome.crashed[spec.trial_id].replace("\t", " ")
-            lines.append(f"{spec.name}\t\t\tcrash\t{what}: {reason}")  # no score is not a score of 0
-            continue
-        try:
-            rows = journal.read_journal(journal.journal_path(run.journals, spec.trial_id)).rows
-        except (FileNotFoundError, journal.DamagedJournal):
-            continue
-        if not rows:
-            continue
-        status = "keep" if result is None or _is_worth_keeping(spec, result) else "discard"
-        last = rows[-1]
-        lines.append(f"{spec.name}\t{last['val_bpb']:.6f}\t{last['peak_memory_bytes'] / 1e9:.1f}\t{status}\t{what}")
-    artifacts.write_text_atomic(run.path / artifacts.LEDGER, "\n".join(lines) + "\n")
-
-
-def _is_worth_keeping(spec: TrialSpec, result: Analysis) -> bool:
-    stage = spec.stages[0]
-    if result.search is not None and spec.kind == "law":
-        return _searched_low_enough(spec.condition, result.search)
-    if len(spec.stages) > 1:
-        if result.comparison is None:
-            return True
-        rows = result.comparison
-        final = rows[(rows["metric"] == "final_val_loss") & (rows["condition"] == spec.condition)]
-        return bool((final["difference"].iloc[:1] <= 0).any())  # the first is the one against the best static
-    cells = result.selection
-    cells = cells[(cells["model"] == spec.model.name) & (cells["unique_tokens"] == stage.unique_tokens)]
-    on = (cells["plateau_low"] <= stage.dropout) & (stage.dropout <= cells["plateau_high"])
-    return bool(on.any())
-
-
-def _searched_low_enough(condition: str, search: Searched) -> bool:
-    """Whether a point came to no more than the fixed dropout, or one of the two to nothing yet."""
-    values = search.history.set_index("condition")["value"]
-    fixed = search.history.loc[search.history["role"] == "static", "value"]
-    return not bool(values[condition] > fixed.iloc[0])

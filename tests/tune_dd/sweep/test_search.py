@@ -17,8 +17,8 @@ from tests_support import TINY_REGIME, synthetic_text, wait_until
 from tune_dd import artifacts, journal, kernels
 from tune_dd.artifacts import TIMING_COLUMNS
 from tune_dd.sweep.__main__ import main
+from tune_dd.sweep.following import has_full_scale, regime_word
 from tune_dd.sweep.manage import refuse_lost_journals
-from tune_dd.sweep.report import has_full_scale, regime_word
 from tune_dd.sweep.runs import LOCK, RunFolder, hold
 
 # Longer trials than the tiny regime's, so that a signal finds them at work.

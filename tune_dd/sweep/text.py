@@ -1,0 +1,78 @@
+"""The text of a search: fetched, tokenized, long enough for its plan, and the same when a run is taken up."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from search_spaces.space import DataIdentity
+from tune_dd.console import Console
+from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
+from tune_dd.corpus.bars import transfer_bar
+from tune_dd.corpus.fetch import ensure_text
+from tune_dd.errors import UserError
+from tune_dd.regimes import VALIDATION_SALT, Regime, Scale
+from tune_dd.stream import evaluation_windows
+from tune_dd.sweep import plan as planning
+from tune_dd.sweep.plan import Plan
+from tune_dd.sweep.runs import RunFolder
+
+
+def fetch_text(args: argparse.Namespace, regime: Regime, console: Console) -> None:
+    """Fetch a built-in regime's text where it is missing, having said how much."""
+    if not args.use_cached_data:
+        ensure_text(
+            regime,
+            offline=args.offline,
+            say=lambda text: console.print(text, soft_wrap=True),
+            bar=transfer_bar,
+        )
+
+
+def prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Console) -> Corpus:
+    scale = plan.scale
+    return prepare_corpus(
+        plan.regime.corpus,
+        vocab_size=scale.vocab_size,
+        train_tokens=scale.train_tokens,
+        validation_tokens=scale.validation_tokens,
+        min_train_tokens=scale.prefixes[-1],
+        cache_dir=cache_folder,
+        use_cached=use_cached,
+        show_progress=console.is_terminal,
+    )
+
+
+def identify(corpus: Corpus, scale: Scale) -> DataIdentity:
+    windows = evaluation_windows(corpus.validation, scale.protocol.context, scale.eval_tokens, salt=VALIDATION_SALT)
+    if windows.n_tokens < scale.eval_tokens:
+        raise UserError(
+            f"the validation split has {corpus.n_validation:,} tokens, too few for eval_tokens {scale.eval_tokens:,}: "
+            "give more text (--corpus-glob), or a regime file with fewer"
+        )
+    return DataIdentity(corpus.corpus_hash, corpus.tokenizer_hash, windows.hash)
+
+
+def same_text(
+    config: dict[str, Any], plan: Plan, cache_folder: Path, run: RunFolder, console: Console, *, build: bool
+) -> Corpus | None:
+    """The text that a run was planned on: its cache, or the cache built again from the run's own sources.
+
+    None where it would have to be built and must not be.
+    """
+    try:
+        corpus = load_corpus(cache_folder, plan.scale.vocab_size)
+        if identify(corpus, plan.scale) == planning.identity(config):
+            return corpus
+    except UserError:
+        pass
+    if not build:
+        return None
+    corpus = prepare(plan, cache_folder, use_cached=False, console=console)
+    if identify(corpus, plan.scale) != planning.identity(config):
+        raise UserError(
+            f"the text that {run.path} was planned on has changed: restore its sources "
+            f"({', '.join(plan.regime.corpus.globs) or 'the packages of its docstrings'}), or start a new run"
+        )
+    return corpus
