@@ -282,7 +282,7 @@ def legend_below(figure: Figure, most: int, handle: float = 1.4) -> None:
     labels = [text for ax in figure.axes for text in ax.get_legend_handles_labels()[1]]
     if not labels:
         return
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     for columns in range(most, 0, -1):
         legend = figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=handle)
         if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
