@@ -7,6 +7,7 @@ these settings. Workers open it again by ``load_corpus``.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -40,11 +41,15 @@ from tune_dd.corpus.cache import (
     set_aside,
 )
 from tune_dd.corpus.fetch import check_record, read_record
-from tune_dd.corpus.sources import read_documents, source_files
+from tune_dd.corpus.sources import check_column, read_documents, source_files
 from tune_dd.corpus.wikitext import wikitext_form
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
 from tune_dd.tokenizer import check_vocab_size
+
+MAX_UNEVEN = 2.0  # times the share of validation that was asked for, or this part of it, that nothing is said of
+
+log = logging.getLogger("tune_dd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +130,8 @@ def prepare_corpus(
                 corpus = found or _build(files, source, settings, origin, workers, show_progress)
         except OSError as error:
             raise _cannot_write(files.folder, error) from error
+    if warning := uneven_split(corpus.manifest):
+        log.warning("warning: %s", warning)
     if corpus.n_train < min_train_tokens:
         raise UserError(
             f"the train split has {corpus.n_train:,} tokens, fewer than the largest prefix of {min_train_tokens:,}: "
@@ -161,6 +168,25 @@ def load_corpus(folder: Path, vocab_size: int, *, verify: bool = True) -> Corpus
         ) from None
 
 
+def uneven_split(manifest: dict[str, Any]) -> str:
+    """What is to be said where a text of few documents is divided far from as was asked; empty where it is not.
+
+    A document goes to its split whole, so that a text without separators gives a share by chance.
+    """
+    settings, tokens, documents = manifest["settings"], manifest["tokens"], manifest["documents"]
+    asked, share = settings["validation_fraction"], tokens[VALIDATION] / (tokens[TRAIN] + tokens[VALIDATION])
+    # A split that is full says nothing of what the text had for it.
+    larger = share > MAX_UNEVEN * asked and tokens[TRAIN] < settings["train_tokens"]
+    smaller = share * MAX_UNEVEN < asked and tokens[VALIDATION] < settings["validation_tokens"]
+    if settings["kind"] != "files" or not (larger or smaller):
+        return ""
+    return (
+        f"validation is {share:.0%} of the text, where {asked:.0%} was asked for, since documents are divided whole "
+        f"and there are {documents[TRAIN] + documents[VALIDATION]}: give text of more documents, name what divides "
+        "them (separator in a regime file), or write one a line as .jsonl"
+    )
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -183,6 +209,7 @@ class _Origin:
         if source.kind == "pydocs":
             return cls((), pydocs.versions())
         files = tuple(source_files(source.globs))
+        check_column(source, files)
         stats = [(file, file.stat()) for file in files]
         return cls(files, [{"path": str(f), "bytes": s.st_size, "mtime_ns": s.st_mtime_ns} for f, s in stats])
 

@@ -75,16 +75,33 @@ def read_documents(source: CorpusSource, files: Iterable[Path]) -> Iterator[str]
         try:
             yield from _documents_of(path, source)
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
-                "convert it, for example with iconv -f latin1 -t utf-8"
-            ) from None
+            byte = error.object[error.start]
+            raise UserError(f"{path} is not UTF-8 text (byte {byte:#04x}): {_conversion(path)}") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{path} is damaged ({error}): fetch or write it again") from None
         except OSError as error:
             raise UserError(
                 f"cannot read {path} ({error.strerror or error}): check that it is whole and readable"
             ) from None
+
+
+def check_column(source: CorpusSource, files: Iterable[Path]) -> None:
+    """Raises UserError: a column is named, and no file has columns."""
+    if source.column != CorpusSource.column and all(_kind(path) == ".txt" for path in files):
+        raise UserError(
+            f"the column {source.column!r} is looked for in parquet and jsonl, and the corpus has none of them: leave "
+            "--column (in a regime file: column) out, or name other files"
+        )
+
+
+def _conversion(path: Path) -> str:
+    """What makes UTF-8 of a text in another encoding, by its byte-order mark where it has one."""
+    with _open(path) as file:
+        start = file.read(4)
+    for name in ("utf-32", "utf-16"):  # a mark of UTF-32 begins as one of UTF-16 does
+        if any(start.startswith("\ufeff".encode(f"{name}-{order}")) for order in ("le", "be")):
+            return f"its first bytes are those of {name.upper()}: convert it with iconv -f {name} -t utf-8"
+    return "convert it, for example with iconv -f latin1 -t utf-8"
 
 
 def _documents_of(path: Path, source: CorpusSource) -> Iterator[str]:
@@ -218,7 +235,7 @@ def _jsonl_rows(path: Path, key: str) -> Iterator[str]:
                     continue
                 text.encode()
             except UnicodeDecodeError:
-                raise UserError(f"{where} is not UTF-8: convert the file, for example with iconv -t utf-8") from None
+                raise UserError(f"{where} is not UTF-8: {_conversion(path)}") from None
             except UnicodeEncodeError:
                 raise UserError(f"{where} holds half a surrogate pair: mend or delete that line") from None
             except (json.JSONDecodeError, RecursionError):

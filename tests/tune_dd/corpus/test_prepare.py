@@ -19,6 +19,7 @@ from tune_dd.builtin_regimes import REGIMES
 from tune_dd.corpus import Corpus, cache, load_corpus, prepare_corpus
 from tune_dd.corpus.bigram import bigram_record
 from tune_dd.corpus.build import split_documents
+from tune_dd.corpus.prepare import uneven_split
 from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource
 from tune_dd.tokenizer import BOS, load_tokenizer
@@ -273,3 +274,44 @@ def test_a_large_cache_is_compared_part_by_part(tmp_path: Path, text: Path, monk
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with pytest.raises(UserError, match=r"tokens-v300-uint16\.npy does not match manifest-v300\.json"):
             load_corpus(corpus.folder, 300)
+
+
+@pytest.mark.parametrize(("n_documents", "said"), [(1, True), (200, False)])
+def test_a_text_that_is_divided_far_from_as_was_asked_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, n_documents: int, said: bool
+) -> None:
+    """A long line without separators is cut into a few documents, of which some fall to validation whole."""
+    words = " ".join(DOCUMENTS).replace("\n", " ")
+    line = (words + " ") * (700_000 // len(words))
+    documents = [line] if n_documents == 1 else [f"{number} {text}" for number, text in enumerate(DOCUMENTS)]
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n\n".join(documents))
+    with caplog.at_level(logging.WARNING, logger="tune_dd"):
+        corpus = prepare(tmp_path, path, source={"validation_fraction": 0.2})
+    count = sum(corpus.manifest["documents"].values())
+    assert (count < 5) == said
+    assert [f"there are {count}: give text of more documents" in r.getMessage() for r in caplog.records] == [
+        True
+    ] * said
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "said"),
+    [(580, 420, "42%"), (1_000, 420, ""), (960, 40, "4%"), (900, 100, ""), (1_000, 5, "")],
+)
+def test_a_full_split_says_nothing_of_the_text_s_shares(train: int, validation: int, said: str) -> None:
+    settings = {"kind": "files", "validation_fraction": 0.1, "train_tokens": 1_000, "validation_tokens": 500}
+    if (train, validation) == (1_000, 5):
+        settings["validation_tokens"] = 5
+    counts = {"train": train, "validation": validation}
+    manifest = {"settings": settings, "tokens": counts, "documents": {"train": 3, "validation": 1}}
+    warning = uneven_split(manifest)
+    assert (f"validation is {said} of the text, where 10% was asked for" in warning) if said else warning == ""
+
+
+def test_a_column_of_plain_text_is_refused(tmp_path: Path, text: Path) -> None:
+    with pytest.raises(UserError, match=r"the column 'body' is looked for in parquet and jsonl, .*leave --column"):
+        prepare(tmp_path, text, source={"column": "body"})
+    other = tmp_path / "b.jsonl"
+    other.write_text('{"body": "some text of another kind"}\n')
+    assert prepare(tmp_path, text, other, source={"column": "body"}).n_train > 1000

@@ -103,6 +103,11 @@ def test_unfit_names_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("name", "data", "message"),
     [
         ("a.txt", b"caf\xe9 au lait", r"a.txt is not UTF-8 text \(byte 0xe9\).*iconv"),
+        ("a.txt", "text".encode("utf-16"), "first bytes are those of UTF-16: convert it with iconv -f utf-16 -t utf-8"),
+        ("a.txt", b"\xfe\xff" + "text".encode("utf-16-be"), "iconv -f utf-16 -t utf-8"),
+        ("a.txt", "text".encode("utf-32"), "iconv -f utf-32 -t utf-8"),
+        ("a.txt.gz", gzip.compress("text".encode("utf-16")), "iconv -f utf-16 -t utf-8"),
+        ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "line 1 is not UTF-8: its first bytes are those of UTF-16"),
         ("a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "a.txt is not UTF-8"),
         ("a.txt", b"MZ\x00\x01 text", "a.txt is binary"),
         ("a.txt.gz", b"plain text", "a.txt.gz is damaged"),
