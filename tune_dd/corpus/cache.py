@@ -85,6 +85,12 @@ def caches(regime: str) -> list[CacheFiles]:
     return [CacheFiles(folder, int(size)) for folder, size in sizes if size.isdecimal()]
 
 
+def cached_regimes() -> list[str]:
+    """Names of the regimes that have a cache in its default folder, whoever's regimes they are."""
+    folders = {path.parent.name for path in Path(".cache").glob("dropout_decay_*/manifest-v*.json")}
+    return sorted({folder.removeprefix("dropout_decay_").removesuffix("_8m") for folder in folders})
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits: what the Hugging Face hub gives for a large file."""
     with open(path, "rb") as file:

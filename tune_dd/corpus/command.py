@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +16,21 @@ from tune_dd.arguments import OneLineParser
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.console import Console
 from tune_dd.corpus.bars import transfer_bar
-from tune_dd.corpus.cache import CacheFiles, DamagedCacheError, NoCacheError, cache_folder, caches, read_manifest
+from tune_dd.corpus.cache import (
+    CacheFiles,
+    DamagedCacheError,
+    NoCacheError,
+    cache_folder,
+    cached_regimes,
+    caches,
+    read_manifest,
+)
 from tune_dd.corpus.fetch import DATA_DIR, TEXTS, ensure_text, fetch, read_record, verify
 from tune_dd.corpus.prepare import Corpus, load_corpus, prepare_corpus
 from tune_dd.corpus.sources import RECORD
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
-from tune_dd.regimes import SCALES
+from tune_dd.regimes import SCALES, Regime
 
 ALL = "all"
 
@@ -30,13 +39,14 @@ EXAMPLES = """examples:
   python -m tune_dd.corpus fetch all --update  what the hub has now, in place of what was recorded
   python -m tune_dd.corpus list                texts and caches
   python -m tune_dd.corpus build tinystories   tokenize, without training
+  python -m tune_dd.corpus verify my.toml      hold the caches of a regime of one's own against their hashes
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m tune_dd.corpus",
-        description="The texts of the built-in regimes and their tokenized caches.",
+        description="The texts of the built-in regimes, and the tokenized caches of all.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -48,10 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
     fetching.add_argument("--update", action="store_true", help=f"take what the hub has now, whatever {RECORD} says")
     commands.add_parser("list", parents=[place], help="show the texts and caches there are")
     verifying = commands.add_parser("verify", parents=[place], help="hold texts and caches against their hashes")
-    verifying.add_argument("name", nargs="?", choices=(*REGIMES, ALL), default=ALL)
+    verifying.add_argument(
+        "name", nargs="?", default=ALL, help=f"{', '.join(REGIMES)}, the path of a .toml regime, or {ALL} (default)"
+    )
     building = commands.add_parser("build", help="tokenize a regime's text into its cache, without training")
     building.add_argument("regime", help=f"{', '.join(REGIMES)}, or the path of a .toml regime")
     building.add_argument("--scale", choices=SCALES, default="full", help="default: full")
+    text = building.add_mutually_exclusive_group()
+    text.add_argument("--corpus", metavar="PATH", help="a file, or a folder of files")
+    text.add_argument("--corpus-glob", metavar="GLOB", help="files by pattern, e.g. 'texts/*.parquet'")
+    building.add_argument("--column", help="parquet column or jsonl key that holds the text (default: text)")
     building.add_argument("--cache-dir", metavar="PATH", help="default: .cache/dropout_decay_REGIME")
     building.add_argument("--offline", action="store_true", help="fetch nothing")
     return parser
@@ -101,7 +117,7 @@ def _list(data_dir: Path, console: Console) -> None:
             size = f"{target.stat().st_size / 1e6:,.1f} MB" if target.exists() else ""
         table.add_row(name, path, size, state)
     console.print_table(table)
-    for name in REGIMES:
+    for name in dict.fromkeys((*REGIMES, *cached_regimes())):
         for files in caches(name):
             _say(console, f"cache of {name}: {_describe_cache(files)}")
     _say(
@@ -134,9 +150,11 @@ def _describe_cache(files: CacheFiles) -> str:
 def _verify(args: argparse.Namespace, console: Console) -> int:
     """Every text and cache is looked at, whatever is wrong with one; returns 2 if anything is."""
     wrong = 0
-    for name in REGIMES if args.name == ALL else (args.name,):
+    for name in _named(args.name):
         checks: list[Callable[[], str]] = [partial(verify, name, args.data_dir)] if name in TEXTS else []
         checks += [partial(_verify_cache, name, files) for files in caches(name)]
+        if not checks and args.name != ALL:
+            _say(console, f"{name}: there is no cache of it in .cache: python -m tune_dd.corpus build makes one")
         for check in checks:
             try:
                 _say(console, check())
@@ -146,13 +164,21 @@ def _verify(args: argparse.Namespace, console: Console) -> int:
     return wrong
 
 
+def _named(word: str) -> list[str]:
+    """The regimes that a word names: all, one of which there is a cache, or one as ``build`` takes it."""
+    cached = cached_regimes()
+    if word == ALL:
+        return list(dict.fromkeys((*REGIMES, *cached)))
+    return [word] if word in cached else [resolve_regime(word).name]
+
+
 def _verify_cache(name: str, files: CacheFiles) -> str:
     corpus = load_corpus(files.folder, files.vocab_size)
     return f"{name}: {files.folder}, vocabulary {files.vocab_size}: as its manifest says (corpus {corpus.corpus_hash})"
 
 
 def _build(args: argparse.Namespace, console: Console) -> None:
-    regime = resolve_regime(args.regime)
+    regime = _with_text(resolve_regime(args.regime), args)
     scale = regime.scale(args.scale)
     ensure_text(regime, offline=args.offline, say=lambda text: _say(console, text), bar=transfer_bar)
     corpus = prepare_corpus(
@@ -165,6 +191,16 @@ def _build(args: argparse.Namespace, console: Console) -> None:
         show_progress=True,
     )
     _say(console, f"{regime.name}: {_describe_corpus(corpus, scale.vocab_size)}")
+
+
+def _with_text(regime: Regime, args: argparse.Namespace) -> Regime:
+    """The regime with the text that the options name, as ``tune_dd.sweep`` takes them."""
+    corpus = regime.corpus
+    if args.corpus or args.corpus_glob:
+        corpus = replace(corpus, kind="files", globs=(args.corpus_glob or args.corpus,))
+    if args.column:
+        corpus = replace(corpus, column=args.column)
+    return replace(regime, corpus=corpus)
 
 
 def _describe_corpus(corpus: Corpus, vocab_size: int) -> str:

@@ -302,6 +302,35 @@ def test_build_makes_the_cache_and_verify_reads_it(
     assert (tmp_path / ".cache" / "dropout_decay_tiny" / "tokens-v300-uint16.npy").exists()
     assert hub.requests == []
     assert "no scale" in refused("build", "pydocs", "--scale", "full-8m")
+    assert main(["list"]) == 0
+    assert "cache of tiny: .cache/dropout_decay_tiny, vocabulary 300" in capsys.readouterr().out
+    for name in (str(tiny_regime), "tiny", "all"):
+        assert main(["verify", name]) == 0
+        assert "tiny: .cache/dropout_decay_tiny, vocabulary 300: as its manifest says" in capsys.readouterr().out
+    tokens = tmp_path / ".cache" / "dropout_decay_tiny" / "tokens-v300-uint16.npy"
+    data = bytearray(tokens.read_bytes())
+    data[-1] ^= 1
+    tokens.write_bytes(data)
+    assert "is damaged" in refused("verify")
+    assert "unknown regime 'none'" in refused("verify", "none")
+    assert main(["verify", "pydocs"]) == 0
+    assert "pydocs: there is no cache of it" in capsys.readouterr().out
+
+
+def test_build_takes_another_text_as_a_sweep_does(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_regime: Path, refused: Refused
+) -> None:
+    lines = [json.dumps({"body": document}) for document in synthetic_text(120).split("\n\n")]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text("\n".join(lines))
+    build = ["build", str(tiny_regime), "--scale", "full", "--cache-dir", "here"]
+    for named in (["--corpus", "texts"], ["--corpus-glob", "texts/*.jsonl"]):
+        assert "--column" in refused(*build, *named)
+        assert main([*build, *named, "--column", "body"]) == 0
+        assert "training and" in capsys.readouterr().out
+        assert [Path(entry["path"]).name for entry in sources_of(tmp_path / "here")] == ["a.jsonl"]
+    assert "not allowed with argument" in refused(*build, "--corpus", "a", "--corpus-glob", "b")
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("argv", [[], ["fetch"], ["fetch", "pydocs"], ["fetch", "owt", "--what"], ["dance"]])
