@@ -13,10 +13,10 @@ from analysis.html import cut_text, html_table
 from analysis.terminal import STATUS_WORDS, interval_text, signed
 
 # The columns that are shown, what tells rows apart first; others of a file that somebody else wrote come last.
-WORDS = {"schedule": "schedule", "condition": "condition", "metric": "loss", "predicted": "predicted", "law": "law"}
-WORDS |= {"model": "model", "measured_status": "status"}
+WORDS = {"schedule": "schedule", "condition": "condition", "metric": "loss", "predicted": "predicted"}
+WORDS |= {"law": "law", "model": "model"}
 NUMBERS = {"stage": "stage", "n_params": "P", "unique_tokens": "U", "sampled_tokens": "C", "dropout": "dropout"}
-NUMBERS |= {"interval": "95 % interval", "measured": "measured optimum"}
+NUMBERS |= {"interval": "95 % interval", "measured": "measured optimum", "measured_status": "status"}
 NUMBERS |= {"measured_difference": "measured difference", "measured_interval": "95 % interval"}
 ENDS = {"interval": ("low", "high"), "measured_interval": ("measured_low", "measured_high")}
 

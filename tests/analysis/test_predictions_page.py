@@ -10,7 +10,6 @@ import pandas as pd
 from analysis.companions import outcomes
 from analysis.predictions_page import predictions_part
 
-NAN = float("nan")
 STREAM: list[dict[str, Any]] = [
     {"condition": "law", "metric": "final_val_loss", "predicted": "below the best static"},
     {
@@ -61,9 +60,9 @@ def test_cells_stand_beside_their_optimum() -> None:
     page = predictions_part(outcomes([{"predictions": [cell, other]}], selection, None), "run")
     assert tables(page) == [
         [
-            ["law", "model", "status", "U", "C", "dropout", "measured optimum", "who"],
-            ["onset", "m", "censored high", "8k", "262k", "0.3500", "0.3000", "-"],
-            ["onset", "m", "-", "4k", "262k", "0.3500", "-", "a &lt;reader&gt;"],
+            ["law", "model", "U", "C", "dropout", "measured optimum", "status", "who"],
+            ["onset", "m", "8k", "262k", "0.3500", "0.3000", "censored high", "-"],
+            ["onset", "m", "4k", "262k", "0.3500", "-", "-", "a &lt;reader&gt;"],
         ]
     ]
     assert predictions_part(pd.DataFrame(), "run") == ""
