@@ -27,6 +27,7 @@ from tune_dd.artifacts import (
     METRICS,
     SUGGESTIONS,
     checksum,
+    ledger_statuses,
     planned_trials,
     read_json,
     sync_folder,
@@ -176,21 +177,13 @@ def run_copy(run: Path, to: Path) -> dict[Path, dict[str, bytes]]:
         raise UserError(f"{run / CONFIG} is not that of a run: restore it or name another folder") from None
     if config.get("checksum") != checksum(config):
         raise UserError(f"{run / CONFIG} was altered (its checksum fails): restore it from its copy")
-    done = ledger_lines(run)
-    if done < planned or not (run / METRICS).is_file():
-        raise UserError(f"{run} is not finished ({done} of {planned} trials): finish it with --resume, then save it")
+    ended = ledger_statuses(run)
+    if ended is None or len(ended) < planned or not (run / METRICS).is_file():
+        far = "it has not ended" if ended is None else f"{len(ended)} of {planned} trials"
+        raise UserError(f"{run} is not finished ({far}): finish it with --resume, then save it")
     # A hold-out's own cells are few; `python -m analysis` writes what law they give again.
     names = [name for name in RUN_FILES if not (name == COEFFICIENTS and config.get("coefficients"))]
     return {to / group / run.name: shortened_files(run, names, Paths.of(config))}
-
-
-def ledger_lines(run: Path) -> int:
-    """Trials whose outcome the ledger tells."""
-    try:
-        lines = (run / LEDGER).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return 0
-    return len({line.split("\t")[0] for line in lines[1:] if line.strip()})
 
 
 def chain_copies(chain: Path, to: Path) -> dict[Path, dict[str, bytes]]:

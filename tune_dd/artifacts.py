@@ -132,6 +132,18 @@ def planned_trials(run: Path, config: Mapping[str, Any]) -> int:
     return int(config["n_trials"]) if found is None else int(found)
 
 
+def ledger_statuses(run: Path) -> list[str] | None:
+    """``keep``, ``discard`` or ``crash`` of each line of a run's ledger; None where none was written or it is damaged.
+
+    A trial has a line, and one that reads another out at further C has that one's name: names are no count of trials.
+    """
+    try:
+        lines = (run / LEDGER).read_text(encoding="utf-8").splitlines()[1:]
+        return [line.split("\t")[3] for line in lines if line.strip()]
+    except (OSError, UnicodeDecodeError, IndexError):
+        return None
+
+
 def coefficients_file(path: Path) -> Path:
     """The file of a law that is named by itself or by its folder."""
     return path / COEFFICIENTS if path.is_dir() else path

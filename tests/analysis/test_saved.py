@@ -114,6 +114,23 @@ def test_a_run_that_chose_fewer_trials_than_it_might_have_is_finished(chain: Pat
     assert save([run], tmp_path / "saved")
 
 
+def test_a_run_that_was_extended_by_read_outs_is_finished_by_a_line_a_trial(chain: Path, tmp_path: Path) -> None:
+    """A trial that reads another one out at further C has its name."""
+    run = chain.parents[1] / "pydocs-calibrate-pocket" / "1"
+    ledger = (run / "results.tsv").read_text()
+    more = ledger.splitlines(keepends=True)[1:]
+    config = {name: value for name, value in read_json(run / "config.json").items() if name != "checksum"}
+    config["n_trials"] = 2 * len(more)
+    write_json(run / "config.json", config | {"checksum": checksum(config)})
+    with pytest.raises(UserError, match=rf"is not finished \({len(more)} of {2 * len(more)} trials\)"):
+        save([run], tmp_path / "saved")
+    (run / "results.tsv").write_text(ledger + "".join(more))
+    assert save([run], tmp_path / "saved")
+    (run / "results.tsv").unlink()  # as in a run that was stopped, however far
+    with pytest.raises(UserError, match=r"is not finished \(it has not ended\): finish it with --resume"):
+        save([run], tmp_path / "again")
+
+
 def test_no_copy_takes_the_place_of_another_run_s(chain: Path, synthetic: ModuleType, tmp_path: Path) -> None:
     run = chain.parents[1] / "pydocs-calibrate-pocket" / "1"
     (copy,) = save([run], tmp_path / "saved")
