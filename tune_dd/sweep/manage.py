@@ -13,8 +13,17 @@ from rich.table import Table
 from tune_dd import artifacts, journal
 from tune_dd.console import Console
 from tune_dd.errors import UserError
+from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.progress import format_seconds
 from tune_dd.sweep.runs import RunFolder, find_runs, hold, is_held, shown_path
+
+GATES = ("screen", "confirm")  # phases whose report comes with a decision
+
+
+def has_lost_journals(run: RunFolder) -> bool:
+    """Whether metrics.jsonl has rows, and there is no journal, not even a damaged one: a saved copy has none."""
+    table = run.path / artifacts.METRICS
+    return table.exists() and table.stat().st_size > 0 and not any(run.journals.glob(f"*{journal.SUFFIX}*"))
 
 
 def refuse_lost_journals(run: RunFolder) -> None:
@@ -23,22 +32,17 @@ def refuse_lost_journals(run: RunFolder) -> None:
     A single journal that is lost is its trial's memory alone, and that trial is trained again to the same rows.
 
     Raises:
-        UserError: metrics.jsonl has rows, and there is no journal, not even a damaged one.
+        UserError: it is one.
     """
-    table = run.path / artifacts.METRICS
-    if table.exists() and table.stat().st_size and not any(run.journals.glob(f"*{journal.SUFFIX}*")):
+    if has_lost_journals(run):
         raise UserError(
             f"{run.path} is a saved copy or has lost its journals: name the run that it was copied from, or restore "
             "its journals, or start a new run"
         )
 
 
-def finished_trials(run: RunFolder) -> int:
-    """How many of the run's journals say that their trial is finished."""
-    return len(_finished_ids(run))
-
-
 def _finished_ids(run: RunFolder) -> set[str]:
+    """Trials whose journals say that they are finished."""
     found = set()
     for path in run.journals.glob(f"*{journal.SUFFIX}"):
         with contextlib.suppress(journal.DamagedJournal, FileNotFoundError):
@@ -47,25 +51,41 @@ def _finished_ids(run: RunFolder) -> set[str]:
     return found
 
 
+def _crashed_ids(run: RunFolder) -> set[str]:
+    return {path.name.removesuffix(journal.CRASH_SUFFIX) for path in run.journals.glob(f"*{journal.CRASH_SUFFIX}")}
+
+
+def is_reported(run: RunFolder) -> bool:
+    """Whether the report tells of every trial as it is now.
+
+    report.html alone does not say so: an extension and a retried crash leave the old one, and ``python -m analysis``
+    writes one where the command never came to its end.
+
+    Raises:
+        UserError: the run's config cannot be read.
+    """
+    config = run.config()
+    ended = artifacts.ledger_statuses(run.path) or []
+    told = len(ended) >= artifacts.planned_trials(run.path, config) and ended.count("crash") <= len(_crashed_ids(run))
+    decided = config["phase"] not in GATES or (run.path / DECISION).exists()
+    return told and decided and (run.path / artifacts.REPORT).exists()
+
+
 def crashed_rest(run: RunFolder) -> int:
     """How many crashed trials are all that a reported run lacks; 0 where it lacks none, or others besides."""
     finished = _finished_ids(run)
-    crashed = {path.name.removesuffix(journal.CRASH_SUFFIX) for path in run.journals.glob(f"*{journal.CRASH_SUFFIX}")}
     try:
         lacking = artifacts.planned_trials(run.path, run.config()) - len(finished)
+        reported = is_reported(run)
     except UserError:
         return 0
-    reported = (run.path / artifacts.REPORT).exists()
-    return lacking if reported and 0 < lacking <= len(crashed - finished) else 0
+    return lacking if reported and 0 < lacking <= len(_crashed_ids(run) - finished) else 0
 
 
 def is_finished(run: RunFolder) -> bool:
     """Whether nothing is left to train or to report; a run whose config cannot be read is not finished."""
     try:
-        return (
-            finished_trials(run) >= artifacts.planned_trials(run.path, run.config())
-            and (run.path / artifacts.REPORT).exists()
-        )
+        return len(_finished_ids(run)) >= artifacts.planned_trials(run.path, run.config()) and is_reported(run)
     except UserError:
         return False
 
@@ -79,7 +99,6 @@ def list_runs(storage: Path, console: Console) -> None:
     now = datetime.datetime.now()
     for run in find_runs(storage):
         size = _size(run)
-        done, crashed = finished_trials(run), len(list(run.journals.glob(f"*{journal.CRASH_SUFFIX}")))
         try:
             config = run.config()
         except UserError as damage:
@@ -87,9 +106,15 @@ def list_runs(storage: Path, console: Console) -> None:
             continue
         planned = artifacts.planned_trials(run.path, config)
         age = (now - datetime.datetime.fromisoformat(config["created"])).total_seconds()
-        state = "finished" if done >= planned else "resumable"
-        if state == "resumable" and is_held(run):
-            state = "running"
+        if has_lost_journals(run):
+            ended = artifacts.ledger_statuses(run.path) or []
+            done, crashed = len(ended) - ended.count("crash"), ended.count("crash")
+            state = "journals lost" if run.journals.exists() else "saved copy"
+        else:
+            done = len(_finished_ids(run))
+            crashed = len(_crashed_ids(run))
+            whole = done >= planned and is_reported(run)
+            state = "finished" if whole else "running" if is_held(run) else "resumable"
         table.add_row(
             shown_path(run.path),
             config["regime"]["name"],

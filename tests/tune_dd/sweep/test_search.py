@@ -18,7 +18,7 @@ from tune_dd import artifacts, journal, kernels
 from tune_dd.artifacts import TIMING_COLUMNS
 from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.following import has_full_scale, regime_word
-from tune_dd.sweep.manage import refuse_lost_journals
+from tune_dd.sweep.manage import is_finished, refuse_lost_journals
 from tune_dd.sweep.runs import LOCK, RunFolder, hold
 
 # Longer trials than the tiny regime's, so that a signal finds them at work.
@@ -319,7 +319,9 @@ def test_runs_are_listed_and_cleaned(searched) -> None:
     assert run(folder, "--clean", "nowhere").returncode == 2
 
 
-def test_a_finished_run_is_extended_without_touching_what_is_done(searched) -> None:
+def test_a_finished_run_is_extended_without_touching_what_is_done(searched, tmp_path: Path) -> None:
+    from analysis.saved import save
+
     folder, _ = searched
     (path,) = run_folders(folder)
     before = rows_without_timings(path)
@@ -334,6 +336,8 @@ def test_a_finished_run_is_extended_without_touching_what_is_done(searched) -> N
         for _, r in artifacts.read_rows(path / artifacts.METRICS)
     }
     assert len(cells) == len(after) == 2 * 3 * 2 * 4
+    assert is_finished(RunFolder(path))
+    assert save([path], tmp_path)
     for options in (
         ("--seeds", "1"),
         ("--prefixes", "5"),
