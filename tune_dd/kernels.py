@@ -1,7 +1,8 @@
 """The compiled code behind ``native.py``: ``csrc/``, built once by the machine's own C compiler.
 
 The library lies in the user's cache, named by what it was made from, by what and for which processor, so one build of
-two seconds serves every worker of every search. Where it cannot be had (no compiler, no place to write to, or
+two seconds serves every worker of every search; a file beside it has its hash, since a process that runs a torn library
+dies of it. Where it cannot be had (no compiler, no place to write to, or
 ``TUNE_DD_KERNELS=off``), steps are torch's operations: the same to rounding, and slower.
 """
 
@@ -18,7 +19,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tune_dd import artifacts
 from tune_dd.device import processor_name
+from tune_dd.errors import UserError
 
 _SOURCES = Path(__file__).with_name("csrc")
 # No -ffast-math: sums keep their order, NaN its meaning, and the process its denormal numbers.
@@ -49,11 +52,11 @@ def load() -> ctypes.CDLL | None:
         return None
     try:
         path = _path(compiler)
-        if path.exists():
-            with contextlib.suppress(OSError):  # damaged: built again
+        if _is_whole(path):
+            with contextlib.suppress(OSError):  # not for this machine: built again
                 return _open(path)
         return _open(path) if _build(compiler, path) else None
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, UserError, subprocess.SubprocessError):
         return None
 
 
@@ -79,6 +82,19 @@ def _instructions() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
+def _record(path: Path) -> Path:
+    """Where the SHA-256 of a library is kept."""
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the library is there as it was built."""
+    try:
+        return _record(path).read_text(encoding="ascii").strip() == hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _build(compiler: str, path: Path) -> bool:
     """Whether the compiler takes one of the sets of flags."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +107,9 @@ def _build(compiler: str, path: Path) -> bool:
             if subprocess.run(command, capture_output=True, timeout=_BUILD_SECONDS).returncode == 0:
                 with open(name, "rb") as built:
                     os.fsync(built.fileno())
+                    digest = hashlib.file_digest(built, "sha256").hexdigest()
+                # The record first: a library that is there has one, be it that of another build at the same time.
+                artifacts.write_text_atomic(_record(path), digest + "\n")
                 os.replace(name, path)
                 return True
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ def test_one_build_serves_every_process_that_asks_at_once(cache: Path) -> None:
     program = "from tune_dd import kernels; assert kernels.load() is not None"
     at_once = [subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY) for _ in range(2)]
     assert [process.wait() for process in at_once] == [0, 0]
-    (library,) = cache.iterdir()
+    (library,) = cache.glob("*.so")
+    assert sorted(cache.iterdir()) == [library.with_suffix(".sha256"), library]
     built = library.stat().st_mtime_ns
     assert fresh_load() is not None
     assert library.stat().st_mtime_ns == built
@@ -57,9 +59,20 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache: Path, monkeypatch
     assert fresh_load() is None
 
 
-def test_an_empty_library_is_built_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_library_is_built_again_and_never_loaded(cache: Path) -> None:
+    """In a process of its own: one that loads part of a library dies of it."""
     path = kernels._path("cc")
+    whole = Path(kernels.load()._name).read_bytes()
     path.parent.mkdir()
-    path.touch()
-    assert fresh_load() is not None
-    assert path.stat().st_size > 0
+    path.with_suffix(".sha256").write_text(hashlib.sha256(whole).hexdigest())
+    path.write_bytes(whole)
+    assert kernels._is_whole(path)
+    for share in (0.0, 0.1, 0.7, 0.3):
+        path.write_bytes(whole[: int(share * len(whole))])
+        assert not kernels._is_whole(path)
+    program = "from tune_dd import kernels; assert kernels.load() is not None"
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
+    assert path.stat().st_size == len(whole)
+    assert kernels._is_whole(path)
+    path.with_suffix(".sha256").unlink()  # as of a version that kept none
+    assert not kernels._is_whole(path)
