@@ -102,7 +102,7 @@ def _fetch(args: argparse.Namespace, console: Console) -> None:
         fetch(name, args.data_dir, update=args.update, say=lambda text: _say(console, text), bar=transfer_bar)
     elsewhere = f" --corpus {shlex.quote(str(TEXTS[names[0]].under(args.data_dir).parent))}"
     option = elsewhere if args.data_dir != DATA_DIR else ""
-    _say(console, f"next: python -m tune_dd.sweep {names[0]}{option} --dry-run    (what the full search would cost)")
+    _say(console, f"next: python -m tune_dd.sweep {names[0]}{option} --dry-run    # what the full search would cost")
 
 
 def _list(data_dir: Path, console: Console) -> None:

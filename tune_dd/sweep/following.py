@@ -4,21 +4,56 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from search_spaces.model_screen import partners
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import ModelSpec
-from tune_dd.sweep.options import choose_regime, parse, repeated
+from tune_dd.sweep import options
+from tune_dd.sweep.options import parse, repeated
 from tune_dd.sweep.plan import Plan
-from tune_dd.sweep.runs import RunFolder, shown_path
+from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
 
 if TYPE_CHECKING:
+    from analysis.decision import Decision
+    from analysis.report import Analysis
     from analysis.searched import Searched
 
+_REMARK = "    # "  # a line that is pasted with it is still a command
 
-def next_command(run: RunFolder, plan: Plan, chosen: str) -> str:
+
+def following(run: RunFolder, plan: Plan, result: Analysis, decision: Decision | None, *, crashed: bool) -> str:
+    """What to do after a run, as a command and, where it needs one, a remark."""
+    if crashed:
+        return f"{resume_command(run)} --retry-crashed"
+    try:
+        return _next_phase(run, plan, result, decision) or _read(run)
+    except UserError:  # begun by the command of another version, or its regime file has gone
+        return _read(run)
+
+
+def _read(run: RunFolder) -> str:
+    return f"python -m analysis {shlex.quote(shown_path(run.path))}"
+
+
+def _next_phase(run: RunFolder, plan: Plan, result: Analysis, decision: Decision | None) -> str | None:
+    if decision is not None and decision.chosen is not None:
+        return after_gate(run, plan, decision.chosen)
+    if result.search is not None and result.search.best is not None:
+        return f"{confirmation(run, plan, result.search)}{_REMARK}the best point on other seeds"
+    frozen = laws_of(begun_with(run))  # a hold-out's own cells are few: the law that it was begun with is the one
+    if plan.phase == "calibrate" and (frozen or result.coefficients is not None):
+        return stream_with(run, plan, frozen or ["--coefficients", shown_path(run.path)])
+    if plan.scale_name == "pocket" and has_full_scale(run):
+        begun = begun_with(run)
+        words = [options.regime_word(begun), *options.text_words(begun), "--dry-run"]
+        return f"{shlex.join(['python', '-m', 'tune_dd.sweep', *words])}{_REMARK}what the full search would cost"
+    return None
+
+
+def after_gate(run: RunFolder, plan: Plan, chosen: str) -> str:
     """What follows a gate that was passed."""
     if plan.phase == "screen":
         return same_search(run, "confirm", "--from", shown_path(run.path))
@@ -26,14 +61,21 @@ def next_command(run: RunFolder, plan: Plan, chosen: str) -> str:
     return same_search(run, "calibrate", "--models", ",".join(model.name for model in sizes))
 
 
+def stream_with(run: RunFolder, plan: Plan, laws: Sequence[str]) -> str:
+    """The stream of a calibration's last model, where its text is long enough for one."""
+    needed, held = plan.scale.prefixes_of_stream[-1], int(run.config()["data"]["manifest"]["tokens"]["train"])
+    if held < needed:
+        return f"{_read(run)}{_REMARK}a stream needs {needed:,} training tokens, and this text has {held:,}"
+    stream = same_search(run, "stream", "--models", plan.grids[0].models[-1].name, *laws)
+    return f"{stream}{_REMARK}does the law beat the best fixed dropout?"
+
+
 def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
     """The stream that tries the best point of a search on seeds that it was not chosen on."""
     best = search.best
     assert best is not None
     begun = begun_with(run)
-    words = [word for source in begun.coefficients for word in ("--coefficients", source)]
-    words += [word for law in begun.law or () for word in ("--law", law)]
-    words += ["--transfer"] if begun.transfer else []
+    words = laws_of(begun)
     for option in ("models", "prefixes", "stage_steps"):
         if getattr(begun, option) is not None:
             words += [f"--{option.replace('_', '-')}", str(getattr(begun, option))]
@@ -45,16 +87,26 @@ def confirmation(run: RunFolder, plan: Plan, search: Searched) -> str:
     return same_search(run, "stream", *words, "--anchors", f"searched={path}")
 
 
+def laws_of(begun: argparse.Namespace) -> list[str]:
+    """The words that name the frozen laws of a command; none where it has none."""
+    words = [word for source in begun.coefficients or () for word in ("--coefficients", source)]
+    words += [word for law in begun.law or () for word in ("--law", law)]
+    return words + (["--transfer"] if begun.transfer else [])
+
+
 def begun_with(run: RunFolder) -> argparse.Namespace:
-    """The options of the command that began a run."""
+    """The options of the command that began a run.
+
+    Raises:
+        UserError: it is a command of another version.
+    """
     return parse(shlex.split(run.config()["command"])[3:])
 
 
 def regime_word(run: RunFolder) -> str:
     """The regime as the command that began the run named it: a regime file by its path."""
     try:
-        args = begun_with(run)
-        return str(args.regime or choose_regime(args).name)
+        return options.regime_word(begun_with(run))
     except UserError:  # a command of another version
         return str(run.config()["regime"]["name"])
 

@@ -27,6 +27,7 @@ ALL = "all"
 CHAINED = ("screen", "confirm", "calibrate", "stream")  # by --phase all
 NEWEST = "newest"
 EVERY = "every"
+_EMBEDDED = "pydocs"
 _TEXT_OPTIONS = ("corpus", "corpus_glob", "column", "use_cached_data", "cache_dir")
 
 EXAMPLES = """examples:
@@ -192,10 +193,7 @@ def choose_regime(args: argparse.Namespace) -> Regime:
 
     ``--quick`` without a corpus of the user's is always the embedded one, so that it needs nothing.
     """
-    own_text = args.corpus or args.corpus_glob or args.use_cached_data
-    if args.quick and not own_text and not (args.regime or "").endswith(".toml"):
-        return REGIMES["pydocs"]
-    regime = resolve_regime(args.regime or "pydocs")
+    regime = resolve_regime(regime_word(args))
     corpus = regime.corpus
     if args.corpus or args.corpus_glob:
         # A folder as it is: of what lies in it the reader takes what it can read, and its name is no pattern.
@@ -205,20 +203,33 @@ def choose_regime(args: argparse.Namespace) -> Regime:
     return replace(regime, corpus=corpus)
 
 
+def regime_word(args: argparse.Namespace) -> str:
+    """The regime that is meant as it is named on a command line: a regime file by its path."""
+    own_text = args.corpus or args.corpus_glob or args.use_cached_data
+    embedded = args.quick and not own_text and not (args.regime or "").endswith(".toml")
+    return _EMBEDDED if embedded or args.regime is None else str(args.regime)
+
+
 def scale_name(args: argparse.Namespace) -> str:
     return args.scale or ("pocket" if args.quick else "full")
 
 
 def repeated(args: argparse.Namespace) -> list[str]:
     """The words that give another phase the same regime, scale, device and text."""
-    words = [args.regime or choose_regime(args).name, "--scale", scale_name(args)]
+    words = [regime_word(args), "--scale", scale_name(args)]
     words += ["--device", args.device or ("cpu" if args.quick else "mps")]
-    for option in ("devices", "corpus", "corpus_glob", "column", "cache_dir"):
-        if getattr(args, option) is not None:
-            words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    words += [] if args.devices is None else ["--devices", str(args.devices)]
+    words += text_words(args)
+    words += [] if args.cache_dir is None else ["--cache-dir", args.cache_dir]
     words += ["--use-cached-data"] if args.use_cached_data else []
     words += ["--storage", args.storage] if Path(args.storage) != DEFAULT_STORAGE else []
     return words
+
+
+def text_words(args: argparse.Namespace) -> list[str]:
+    """The words that name the same files."""
+    given = [(option, getattr(args, option)) for option in ("corpus", "corpus_glob", "column")]
+    return [word for option, value in given if value for word in (f"--{option.replace('_', '-')}", value)]
 
 
 def choose_plan(args: argparse.Namespace, regime: Regime, laws: Sequence[FrozenLaw] = ()) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +19,12 @@ from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
 from tune_dd.loading import no_collection
 from tune_dd.memory import cpu_trial_bytes, parameter_bytes
 from tune_dd.regimes import evidence_class
-from tune_dd.sweep.following import confirmation, has_full_scale, next_command, regime_word, same_search
+from tune_dd.sweep.following import following
 from tune_dd.sweep.hours import DeviceHours
 from tune_dd.sweep.ledger import write_ledger
 from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.plan import Cost, Plan
-from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
+from tune_dd.sweep.runs import RunFolder, shown_path
 from tune_dd.sweep.supervisor import Outcome
 from tune_dd.trial import TrialSpec
 
@@ -183,24 +182,9 @@ def print_result(
     console.print(f"files: {shown_path(run.path)}", soft_wrap=True)
     if decision is not None:
         console.print(f"decision: {decision.reason}", style="bold", soft_wrap=True)
-    if not alone:
-        return
-    if outcome.crashed:
-        following = f"{resume_command(run)} --retry-crashed"
-    elif decision is not None and decision.chosen is not None:
-        following = next_command(run, plan, decision.chosen)
-    elif result.search is not None and result.search.best is not None:
-        following = f"{confirmation(run, plan, result.search)}    (the best point on other seeds)"
-    elif plan.phase == "calibrate" and result.coefficients is not None:
-        stream = same_search(run, "stream", "--coefficients", shown_path(run.path))
-        following = f"{stream}    (does the law beat the best fixed dropout?)"
-    elif plan.scale_name == "pocket" and has_full_scale(run):
-        following = (
-            f"python -m tune_dd.sweep {shlex.quote(regime_word(run))} --dry-run    (what the full search would cost)"
-        )
-    else:
-        following = f"python -m analysis {shlex.quote(shown_path(run.path))}"
-    console.print(f"next: {following}", soft_wrap=True)
+    if alone:
+        command = following(run, plan, result, decision, crashed=bool(outcome.crashed))
+        console.print(f"next: {command}", soft_wrap=True)
 
 
 def record_decision(run: RunFolder, plan: Plan, result: Analysis) -> Decision | None:

@@ -221,7 +221,7 @@ def test_a_search_finds_plots_and_says_how_to_confirm(searched) -> None:
     for name in ("history", "slice-p_first", "slice-p_last", "map", "paths"):
         assert (path / "figures" / f"search-{name}.png").stat().st_size > 0, name
     assert not (path / "comparison.csv").exists()
-    (following,) = re.findall(r"next: python -m tune_dd.sweep (.*?)    \(", done.stdout)
+    (following,) = re.findall(r"next: python -m tune_dd.sweep (.*?)    # the best point", done.stdout)
     best = next(point for point in points if point["condition"] == found["best"])
     searched_path = ",".join(f"{p:.4f}" for p in best["dropouts"])
     assert following == (
