@@ -26,7 +26,7 @@ from tune_dd.sweep import plan as planning
 from tune_dd.sweep.chain import list_chains, refuse_in_chain, run_chain, show_chain
 from tune_dd.sweep.estimates import estimate_cells
 from tune_dd.sweep.following import regime_word
-from tune_dd.sweep.frozen_law import check_tokenizer, read_laws, write_predictions
+from tune_dd.sweep.frozen_law import check_tokenizer, of_other_sizes, read_laws, write_predictions
 from tune_dd.sweep.hours import measure_hours
 from tune_dd.sweep.manage import clean_runs, is_finished, list_runs, refuse_lost_journals
 from tune_dd.sweep.options import (
@@ -156,6 +156,8 @@ def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: 
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
     hours = measure_hours(plan, specs, DEVICES if args.dry_run else (plan.device,), console)
     print_plan(console, plan, specs, cost, hours, corpus=corpus, cache_folder=cache, storage=storage)
+    for told in of_other_sizes(laws, plan.grids[0], plan.scale.vocab_size):
+        console.print(f"warning: {told}", style="yellow", soft_wrap=True)
     if corpus is None:
         return None
     if hours[0].hours is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.locked_stream import StreamGrid
+from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import Space
 from search_spaces.static_dropout import StaticGrid, readout_steps
 from tune_dd import artifacts
@@ -147,6 +148,21 @@ def check_tokenizer(laws: Sequence[FrozenLaw], tokenizer_hash: str, *, transfer:
             )
         checked.append(FrozenLaw(law.source, law.sha256, law.coefficients, law.condition, law.transfer or other))
     return tuple(checked)
+
+
+def of_other_sizes(laws: Sequence[FrozenLaw], space: Space, vocab_size: int) -> list[str]:
+    """What a stream's plan says of each law that was fitted on one size and is read at another."""
+    if not isinstance(space, StreamGrid | ScheduleSpace):
+        return []
+    n_params, told = space.model.n_params(vocab_size), []
+    for law in laws:
+        sizes = {int(cell["n_params"]) for cell in law.coefficients.cells}
+        if len(sizes) == 1 and n_params not in sizes:
+            told.append(
+                f"the law of {law.source} was fitted on one model size ({sizes.pop():,} parameters), and the stream's "
+                f"{space.model.name} has {n_params:,}: nothing tests how it extends to others"
+            )
+    return told
 
 
 def write_predictions(

@@ -153,9 +153,7 @@ def _no_law(phase: str) -> str:
 
 def _stream(args: argparse.Namespace, scale: Scale) -> tuple[ModelSpec, tuple[int, ...], int]:
     """Model, prefixes and steps of a stage."""
-    models = read_models(args.models) or scale.models[-1:]
-    if len(models) > 1:
-        raise UserError(f"--models {args.models}: a stream has one model")
+    models = _one_model(args) or scale.models[-1:]
     prefixes = read_tokens(args.prefixes, "--prefixes") or scale.prefixes_of_stream
     steps = scale.steps_of_stream if args.stage_steps is None else args.stage_steps
     if steps < 1:
@@ -163,9 +161,16 @@ def _stream(args: argparse.Namespace, scale: Scale) -> tuple[ModelSpec, tuple[in
     return models[0], prefixes, steps
 
 
+def _one_model(args: argparse.Namespace) -> tuple[ModelSpec, ...] | None:
+    models = read_models(args.models)
+    if models is not None and len(models) > 1:
+        raise UserError(f"--models {args.models}: a stream has one model")
+    return models
+
+
 def _change_stream(grid: StreamGrid, args: argparse.Namespace) -> StreamGrid:
     """--dropouts replace the fixed ones, --anchors come besides; the law is frozen."""
-    models = read_models(args.models) or grid.models
+    models = _one_model(args) or grid.models
     stages = len(grid.prefixes)
     schedules: tuple[Schedule, ...] = grid.schedules
     dropouts = read_dropouts(args.dropouts, extending=True)
@@ -282,7 +287,7 @@ def streamed_static(run: Path, stream: tuple[str, str, tuple[int, ...]], objecti
 
 def _change_search(space: ScheduleSpace, args: argparse.Namespace) -> ScheduleSpace:
     """What a search is made of is fixed when it begins; only --points may grow."""
-    models = read_models(args.models) or space.models
+    models = _one_model(args) or space.models
     prefixes = read_tokens(args.prefixes, "--prefixes") or space.prefixes
     if prefixes != space.prefixes:
         raise UserError("--prefixes makes another search: start a new run for it")

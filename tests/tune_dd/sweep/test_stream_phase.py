@@ -93,6 +93,7 @@ def test_a_stream_is_extended_by_seeds_and_paths(streamed) -> None:
         (["--resume", "RUN", "--seeds", "7"], "seeds: [1, 2] -> [7]"),
         (["--extend", "RUN", "--stage-steps", "7"], "--stage-steps makes another stream"),
         (["--extend", "RUN", "--prefixes", "400,800,1600"], "--prefixes makes another stream"),
+        (["--extend", "RUN", "--models", "L1_H2_D16,L2_H2_D16", "--seeds", "9"], "a stream has one model"),
         (["--extend", "RUN", "--readouts", "6400"], "--readouts has no meaning in --phase stream"),
         (["--extend", "RUN", "--coefficients", "law.json"], "keeps the law that it was begun with"),
         (["--extend", "RUN", "--anchors", "mine=0.5,0.5"], "condition mine of another path"),
@@ -155,3 +156,15 @@ def test_one_fit_serves_the_forms_that_differ_on_streams_alone(
     path = {words[0]: [float(word) for word in words[1:]] for words in lines}
     assert path["law"][0] == path["law_interaction_diluted"][0]
     assert path["law"][1] > path["law_interaction_diluted"][1]
+
+
+def test_a_law_of_one_size_read_at_another_is_warned_of(
+    streamed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, done = streamed
+    assert "warning" not in done.stdout
+    monkeypatch.chdir(folder)
+    plan = [*OPTIONS, "--coefficients", "law.json", "--models", "L2_H2_D16", "--seeds", "1", "--dry-run"]
+    assert main(plan) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "warning: the law of law.json was fitted on one model size (12,672 parameters)" in told
