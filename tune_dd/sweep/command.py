@@ -15,7 +15,7 @@ from analysis.painters import Painters
 from search_spaces.adaptive_grid import AdaptiveGrid
 from search_spaces.schedule_coefficients import ScheduleSpace
 from search_spaces.space import DataIdentity
-from tune_dd import device, journal
+from tune_dd import artifacts, device, journal
 from tune_dd.console import Console
 from tune_dd.corpus import Corpus
 from tune_dd.corpus.cache import cache_folder
@@ -27,7 +27,7 @@ from tune_dd.sweep.chain import list_chains, refuse_in_chain, run_chain, show_ch
 from tune_dd.sweep.estimates import estimate_cells
 from tune_dd.sweep.following import regime_word
 from tune_dd.sweep.frozen_law import check_tokenizer, of_other_sizes, read_laws, write_predictions
-from tune_dd.sweep.hours import measure_hours
+from tune_dd.sweep.hours import measure_hours, measure_rest
 from tune_dd.sweep.manage import clean_runs, is_finished, list_runs, refuse_lost_journals
 from tune_dd.sweep.options import (
     ALL,
@@ -44,7 +44,7 @@ from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.ray_process import RayProcess
 from tune_dd.sweep.report import prepare_result, print_plan, print_result
 from tune_dd.sweep.runs import RunFolder, find_runs, group_name, hold, new_folder, resume_command, shown_path
-from tune_dd.sweep.state import SearchState
+from tune_dd.sweep.state import SearchState, ended_trials
 from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.sweep.supervisor import Outcome, Supervisor
 from tune_dd.sweep.text import fetch_text, identify, prepare, same_text
@@ -215,7 +215,19 @@ def _take_up(
     if not args.dry_run and (args.extend or not is_finished(run)):
         ray.start(plan)
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
-    print_plan(console, plan, specs, cost, (), corpus=corpus, cache_folder=cache, storage=run.path.parent.parent)
+    ended = ended_trials(run, crashed=not args.retry_crashed)
+    planned = plan.n_trials(specs) if args.extend else artifacts.planned_trials(run.path, config)
+    print_plan(
+        console,
+        plan,
+        specs,
+        cost,
+        measure_rest(plan, specs, ended, console),
+        corpus=corpus,
+        cache_folder=cache,
+        storage=run.path.parent.parent,
+        left=max(0, planned - len(ended)),
+    )
     changed = planning.other_arithmetic(config, plan)
     if changed:
         console.print(

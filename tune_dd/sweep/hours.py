@@ -55,6 +55,19 @@ def measure_hours(
     return found
 
 
+def measure_rest(plan: Plan, specs: tuple[TrialSpec, ...], ended: set[str], console: Console) -> list[DeviceHours]:
+    """Of a run that is taken up: the time of the trials that have not ended, as if each of them began anew."""
+    n_later = plan.grids[-1].n_later
+    rest = tuple(spec for spec in specs if spec.trial_id not in ended)
+    if not n_later:
+        return measure_hours(plan, rest, (plan.device,), console) if rest else []
+    # Of the trials that are chosen as it goes some have ended too; all are alike.
+    n_trials = plan.n_trials(specs)
+    share = max(0, n_trials - len(ended)) / n_trials
+    found = measure_hours(plan, specs, (plan.device,), console) if share else []
+    return [replace(entry, hours=None if entry.hours is None else share * entry.hours) for entry in found]
+
+
 def _measure(plan: Plan, specs: tuple[TrialSpec, ...], console: Console) -> float:
     with no_collection():
         from tune_dd.training import estimate_step_seconds

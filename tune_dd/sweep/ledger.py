@@ -55,7 +55,9 @@ def _is_worth_keeping(spec: TrialSpec, result: Analysis) -> bool:
         final = rows[(rows["metric"] == "final_val_loss") & (rows["condition"] == spec.condition)]
         return bool((final["difference"].iloc[:1] <= 0).any())  # the first is the one against the best static
     cells = result.selection
+    own = [spec.sampled_tokens(step) for step in stage.readout_steps]
     cells = cells[(cells["model"] == spec.model.name) & (cells["unique_tokens"] == stage.unique_tokens)]
+    cells = cells[cells["sampled_tokens"].isin(own)]
     on = (cells["plateau_low"] <= stage.dropout) & (stage.dropout <= cells["plateau_high"])
     return bool(on.any())
 

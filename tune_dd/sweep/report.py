@@ -15,6 +15,7 @@ from tune_dd import artifacts
 from tune_dd.console import Console
 from tune_dd.corpus import Corpus
 from tune_dd.corpus.fetch import TEXTS, is_missing
+from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
 from tune_dd.loading import no_collection
 from tune_dd.memory import cpu_trial_bytes, parameter_bytes
@@ -55,8 +56,14 @@ def print_plan(
     corpus: Corpus | None,
     cache_folder: Path,
     storage: Path,
+    left: int | None = None,
 ) -> None:
-    """Every derived quantity, before anything is trained. ``hours``: of each device kind that was asked about."""
+    """Every derived quantity, before anything is trained.
+
+    Args:
+        hours: of each device kind that was asked about.
+        left: of a run that is taken up, the trials still to be trained.
+    """
     scale = plan.scale
     rows = [
         ("regime", f"{plan.regime.title} ({plan.regime.name}), phase {plan.phase}, scale {plan.scale_name}"),
@@ -82,6 +89,8 @@ def print_plan(
         rows.append(
             ("shared", f"up to {cost.shared_steps:,} of these steps ({share:.0%}) are trained once for several")
         )
+    if left is not None:
+        rows.append(("left", f"{most}{left:,} of these trials are still to be trained"))
     rows += [("time", entry.describe()) for entry in hours]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -164,8 +173,8 @@ def print_result(
     names = {spec.trial_id: spec.name for spec in outcome.specs}
     for trial_id, reason in outcome.crashed.items():
         console.print(f"crashed: {names.get(trial_id, trial_id)}: {reason}", style="red")
+    write_ledger(run, outcome, None)  # what is left may be too little for anything else
     if not outcome.finished:
-        write_ledger(run, outcome, None)
         console.print("no trial finished, so there is nothing to analyse")
         return
     prepare_result(painters)
@@ -173,7 +182,14 @@ def print_result(
     import analysis.report
     from analysis.tables import load_experiment
 
-    result = analysis.report.compute(load_experiment([run.path]), run.path, painters=painters)
+    experiment = load_experiment([run.path])
+    try:
+        result = analysis.report.compute(experiment, run.path, painters=painters)
+    except UserError as error:
+        if not outcome.crashed:
+            raise
+        console.print(f"beside the crashed trials there is too little to analyse: {error}", soft_wrap=True)
+        return
     decision = record_decision(run, plan, result)  # before the report, which says that a run is finished
     write_ledger(run, outcome, result)
     # The page shows the ledger, so it is read again before the page is written.

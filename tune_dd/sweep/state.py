@@ -26,6 +26,16 @@ class LiveTrial:
     changed: float
 
 
+def ended_trials(run: RunFolder, *, crashed: bool) -> set[str]:
+    """trial_ids of the journals that are finished, with ``crashed`` also of the crashes; nothing is set aside."""
+    found = set(journal.read_crashes(run.journals)) if crashed else set()
+    for path in run.journals.glob(f"*{journal.SUFFIX}"):
+        with contextlib.suppress(journal.DamagedJournal, FileNotFoundError):
+            if journal.read_journal(path).finished:
+                found.add(path.name.removesuffix(journal.SUFFIX))
+    return found
+
+
 class SearchState:
     """The run's trials and how far each is. Reads again only the files that changed.
 
