@@ -47,7 +47,7 @@ from tune_dd.sweep.runs import RunFolder, find_runs, group_name, hold, new_folde
 from tune_dd.sweep.state import SearchState, ended_trials
 from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.sweep.supervisor import Outcome, Supervisor
-from tune_dd.sweep.text import fetch_text, identify, prepare, same_text
+from tune_dd.sweep.text import check_named, fetch_text, identify, prepare, same_text
 from tune_dd.trial import RunContext, TrialSpec
 
 _HANG_SECONDS = 900.0  # a step of the largest model on one core takes some 12 s, its evaluation minutes
@@ -144,6 +144,7 @@ def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: 
     cache = Path(args.cache_dir or cache_folder(regime.name, plan.scale_name)).absolute()
     corpus: Corpus | None = None
     if args.dry_run:
+        check_named(args, regime)
         data = DataIdentity("not-built", "not-built", "not-built")
     else:
         _check_writable(storage)

@@ -11,6 +11,7 @@ from tune_dd.console import Console
 from tune_dd.corpus import Corpus, load_corpus, prepare_corpus
 from tune_dd.corpus.bars import transfer_bar
 from tune_dd.corpus.fetch import ensure_text
+from tune_dd.corpus.sources import source_files
 from tune_dd.errors import UserError
 from tune_dd.regimes import VALIDATION_SALT, Regime, Scale
 from tune_dd.stream import evaluation_windows
@@ -30,6 +31,18 @@ def fetch_text(args: argparse.Namespace, regime: Regime, console: Console) -> No
         )
 
 
+def check_named(args: argparse.Namespace, regime: Regime) -> None:
+    """What a dry run, which reads no text, looks at all the same.
+
+    Raises:
+        UserError: --corpus or --corpus-glob names no file, or nothing but empty ones.
+    """
+    if (args.corpus or args.corpus_glob) and not args.use_cached_data:
+        files = source_files(regime.corpus.globs)
+        if not any(file.stat().st_size for file in files):
+            raise UserError(f"{args.corpus or args.corpus_glob} is empty: name a text with --corpus or --corpus-glob")
+
+
 def prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Console) -> Corpus:
     scale = plan.scale
     return prepare_corpus(
@@ -45,11 +58,23 @@ def prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Consol
 
 
 def identify(corpus: Corpus, scale: Scale) -> DataIdentity:
-    windows = evaluation_windows(corpus.validation, scale.protocol.context, scale.eval_tokens, salt=VALIDATION_SALT)
-    if windows.n_tokens < scale.eval_tokens:
+    """The hashes of a text.
+
+    Raises:
+        UserError: its validation split does not fill the scale's evaluation windows.
+    """
+    context = scale.protocol.context
+    windows = evaluation_windows(corpus.validation, context, scale.eval_tokens, salt=VALIDATION_SALT)
+    needed = scale.eval_tokens // context * context  # whole windows
+    if windows.n_tokens < needed:
+        remedy = (
+            "give more text (--corpus-glob), or a regime file with a larger validation_fraction or fewer eval_tokens"
+        )
+        if corpus.n_validation >= scale.validation_tokens:  # the text has more, and the scale takes no more of it
+            remedy = "give a regime file with more validation_tokens or fewer eval_tokens"
         raise UserError(
-            f"the validation split has {corpus.n_validation:,} tokens, too few for eval_tokens {scale.eval_tokens:,}: "
-            "give more text (--corpus-glob), or a regime file with fewer"
+            f"the validation split has {corpus.n_validation:,} tokens, and the {needed // context:,} windows of "
+            f"eval_tokens {scale.eval_tokens:,} need {needed + 1:,}: {remedy}"
         )
     return DataIdentity(corpus.corpus_hash, corpus.tokenizer_hash, windows.hash)
 

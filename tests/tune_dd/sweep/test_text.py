@@ -1,0 +1,44 @@
+"""What is asked of a text before anything is trained on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests_support import assert_refused
+
+from tune_dd.builtin_regimes import POCKET
+from tune_dd.corpus import Corpus
+from tune_dd.errors import UserError
+from tune_dd.sweep.__main__ import main
+from tune_dd.sweep.text import identify
+
+
+def corpus(n_validation: int) -> Corpus:
+    tokens = np.arange(100 + n_validation, dtype=np.uint16)
+    return Corpus(Path(), tokens, 100, n_validation, np.ones(1, np.int64), "c", "t", {})
+
+
+def test_evaluation_tokens_are_whole_windows() -> None:
+    scale = replace(POCKET, eval_tokens=8_000, validation_tokens=20_000)  # 62 windows of 128 and a remainder
+    assert identify(corpus(20_000), scale) == identify(corpus(20_000), replace(scale, eval_tokens=62 * 128))
+    identify(corpus(62 * 128 + 1), scale)
+    with pytest.raises(UserError, match=r"7,936 tokens, .* need 7,937: .* a larger validation_fraction or fewer eval"):
+        identify(corpus(62 * 128), scale)
+    with pytest.raises(UserError, match=r"7,936 tokens, .* need 7,937: give a regime file with more validation_tokens"):
+        identify(corpus(7_936), replace(scale, eval_tokens=7_936, validation_tokens=7_936))
+
+
+@pytest.mark.parametrize("option", ["--corpus", "--corpus-glob"])
+def test_a_dry_run_looks_for_the_files_that_are_named(
+    option: str, tiny_regime: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny_regime.parent)
+    plan = [tiny_regime.name, "--device", "cpu", "--dry-run", option]
+    assert_refused([*plan, "no/such/file.txt"], "there is no file no/such/file.txt", capsys)
+    Path("empty.txt").touch()
+    assert_refused([*plan, "empty.txt"], "empty.txt is empty", capsys)
+    assert main([*plan, "text.txt"]) == 0
+    assert main([*plan, "no/such/file.txt", "--use-cached-data"]) == 0
