@@ -1,39 +1,44 @@
 """``--phase all``: screen, confirm, calibrate and stream, one after the other, and one report at the end.
 
 The chain has a folder of its own with ``chain.json``: which run each phase has and what each gate decided. It
-is written before a run's first trial, so a chain that is stopped anywhere goes on with ``--resume``. Each run
-is an ordinary one and can be listed, extended and analysed alone.
+is made with the first run and written before a run's first trial, so a chain that is stopped anywhere goes on with
+``--resume``, and one that is refused leaves nothing. Each run is an ordinary one and can be listed, extended and
+analysed alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from search_spaces.model_screen import partners
-from tune_dd import artifacts, schedule
+from tune_dd import artifacts, journal
 from tune_dd.console import Console
 from tune_dd.errors import UserError
-from tune_dd.regimes import SCALES, ModelSpec
-from tune_dd.sweep.manage import crashed_rest, is_finished, refuse_lost_journals
-from tune_dd.sweep.options import CHAINED, NEWEST, choose_regime, parse, repeated, scale_name
+from tune_dd.regimes import SCALES, ModelSpec, Scale
+from tune_dd.sweep.chain_file import CHAIN, Chain, unfinished_chains
+from tune_dd.sweep.manage import crashed_rest, finished_trials, is_finished, refuse_lost_journals
+from tune_dd.sweep.options import (
+    CHAINED,
+    NEWEST,
+    choose_regime,
+    devices_and_threads,
+    parse,
+    scale_name,
+)
 from tune_dd.sweep.phases import ADAPTIVE_OPTIONS, DECISION, SUGGESTING
+from tune_dd.sweep.plan import differences
 from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder, shown_path
-from tune_dd.sweep.values import read_anchors
+from tune_dd.sweep.values import read_models
 
-CHAIN = "chain.json"
 LAW_FOLDER = "law"
 GATES = ("screen", "confirm")
-STEPS = ("screen", "confirm", "calibrate", "law", "stream")  # what is decided or run, in order
-CRASHED = 3  # the exit code of a phase with crashed trials
+CRASHED, INTERRUPTED = 3, 130  # exit codes: of a phase with crashed trials, and of Ctrl-C
 SHAPES = (
     "prefixes",
     "readouts",
@@ -48,97 +53,6 @@ SHAPES = (
 
 # (command line of one phase, told of the run's folder before it trains) -> exit code
 RunPhase = Callable[[list[str], Callable[[RunFolder], None]], int]
-
-
-@dataclass
-class Chain:
-    """A chain on disk.
-
-    Attributes:
-        options: the regime, scale, device and text, repeated for every phase.
-        anchors: paths by hand for the stream, as given.
-        ladder: the models that are screened, as given; None for the scale's.
-        law: the form that is fitted, as given; None for the default.
-        runs: phase -> its run's folder, seen from the chain's own, so that both can be moved together.
-        decisions: what the gates decided and whether a law was found, in order.
-    """
-
-    path: Path
-    options: list[str]
-    anchors: list[str]
-    ladder: str | None
-    law: str | None
-    runs: dict[str, str]
-    decisions: list[dict[str, Any]]
-    finished: bool = False
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Chain:
-        """A new one, without a folder yet.
-
-        Raises:
-            UserError: the regime has no such scale, or a path by hand is none of the stream that the chain ends with.
-        """
-        stages = len(choose_regime(args).scale(scale_name(args)).prefixes_of_stream)
-        for name, by_hand in read_anchors(args.anchors).items():
-            schedule.anchors(name, by_hand, stages)
-        return cls(Path(), repeated(args), args.anchors or [], args.models, args.law[0] if args.law else None, {}, [])
-
-    def write(self) -> None:
-        artifacts.write_json(
-            self.path / CHAIN,
-            {
-                "schema": artifacts.SCHEMA,
-                "options": self.options,
-                "anchors": self.anchors,
-                "ladder": self.ladder,
-                "law": self.law,
-                "runs": self.runs,
-                "decisions": self.decisions,
-                "finished": self.finished,
-            },
-        )
-
-    @classmethod
-    def read(cls, path: Path) -> Chain:
-        """Raises UserError if there is no chain or it is damaged."""
-        data = artifacts.read_json(path / CHAIN)
-        try:
-            fields = ("options", "anchors", "ladder", "law", "runs", "decisions", "finished")
-            return cls(path, *(data[name] for name in fields))
-        except (KeyError, TypeError):
-            raise UserError(f"{path / CHAIN} is damaged: start a new chain with --phase all") from None
-
-    def decide(self, step: str, chosen: str | None, reason: str) -> dict[str, Any]:
-        """Record a decision; what it was before stays where a later phase was begun on it.
-
-        It may change where crashed trials were taken up again.
-        """
-        former = next((entry for entry in self.decisions if entry["step"] == step), None)
-        built_on = any(later in self.runs for later in STEPS[STEPS.index(step) + 1 :])
-        if former is None or (former["chosen"] != chosen and not built_on):
-            time = datetime.datetime.now().isoformat(timespec="seconds")
-            before = STEPS[: STEPS.index(step)]
-            self.decisions = [entry for entry in self.decisions if entry["step"] in before]
-            self.decisions.append({"step": step, "chosen": chosen, "reason": reason, "time": time})
-            self.write()
-        return next(entry for entry in self.decisions if entry["step"] == step)
-
-    def run(self, phase: str) -> Path:
-        """The folder of a phase's run."""
-        return (self.path / self.runs[phase]).resolve()
-
-    def begin(self, phase: str, run: Path) -> None:
-        self.runs[phase] = os.path.relpath(run, self.path)
-        self.write()
-
-    @property
-    def has_law(self) -> bool:
-        return any(entry["step"] == "law" and entry["chosen"] for entry in self.decisions)
-
-    @property
-    def resume_command(self) -> str:
-        return f"python -m tune_dd.sweep --phase all --resume {shlex.quote(shown_path(self.path))}"
 
 
 def refuse_in_chain(args: argparse.Namespace) -> None:
@@ -158,23 +72,28 @@ def refuse_in_chain(args: argparse.Namespace) -> None:
 def show_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -> int:
     """The plans of a chain's phases as far as they are known; nothing is written."""
     chain = _find(args) if args.resume else Chain.of(args)
-    begun = parse(chain.options)
+    scale = chain.scale
     screened = [entry["chosen"] for entry in chain.decisions if entry["step"] == "screen" and entry["chosen"]]
-    model = screened[0] if screened else choose_regime(begun).scale(scale_name(begun)).models[-1].name
-    ladder = ["--models", chain.ladder] if chain.ladder else []
-    known = {"screen": ladder, "confirm": ["--models", model], "calibrate": []}
+    ladder = [model.name for model in read_models(chain.ladder) or ()]
+    likely = scale.models[-1].name if not ladder or scale.models[-1].name in ladder else ladder[-1]
+    model = screened[0] if screened else likely
+    beside = _beside(scale, model)
+    known = {"screen": ["--models", chain.ladder] if chain.ladder else [], "confirm": ["--models", model]}
+    if beside:
+        known["calibrate"] = beside
     for phase in CHAINED:
         if phase in chain.runs:
             words = ["--resume", str(chain.run(phase))]
         elif phase in known:
-            words = [*chain.options, "--phase", phase, *known[phase]]
+            words = [*chain.words, "--phase", phase, *known[phase]]
         else:
             continue
         console.rule(phase, style="bold", align="left")
         run_phase([*words, "--dry-run"], lambda run: None)
+    another = ", calibrate another size beside it, and the law is fitted to both" if beside else ""
     console.print(
-        f"confirm trains the model that the screen chooses (shown: {model}), calibrate another size beside it; "
-        "then the stream with the law's schedule, planned once the law is fitted",
+        f"confirm trains the model that the screen chooses (shown: {model}){another}; then the stream with the law's "
+        f"schedule, planned once the law is fitted: the stream reads {scale.prefixes_of_stream[-1]:,} training tokens"
     )
     return 0
 
@@ -184,13 +103,35 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
 
     Raises:
         UserError: something the user must mend; what is done is kept.
+        KeyboardInterrupt: before anything was begun.
     """
-    chain = _find(args) if args.resume else _new(args)
+    chain = _find(args) if args.resume else Chain.of(args)
     for phase in chain.runs:
         refuse_lost_journals(RunFolder(chain.run(phase)))
-    console.print(f"chain: {shown_path(chain.path)}", soft_wrap=True)
-    with hold(RunFolder(chain.path)):
-        code = _go_on(chain, args, console, run_phase)
+    with ExitStack() as held:
+
+        def settle() -> None:
+            console.print(f"chain: {shown_path(chain.path)}", soft_wrap=True)
+            held.enter_context(hold(RunFolder(chain.path)))
+
+        def settled(words: list[str], begun: Callable[[RunFolder], None]) -> int:
+            def told(run: RunFolder) -> None:
+                if not (args.resume or chain.runs):  # until now there was nothing to go on with
+                    group = group_name(choose_regime(args).name, "all", scale_name(args))
+                    chain.path = make_folder(Path(args.storage).absolute(), group)
+                    settle()
+                begun(run)
+
+            return run_phase(words, told)
+
+        if args.resume:
+            settle()
+        try:
+            code = _go_on(chain, args, console, settled)
+        except KeyboardInterrupt:
+            if not (args.resume or chain.runs):
+                raise
+            code = INTERRUPTED
     if code:
         retry = " --retry-crashed" if code == CRASHED else ""
         how = "crashed trials are taken up again by" if chain.finished and retry else "the chain goes on with"
@@ -198,29 +139,42 @@ def run_chain(args: argparse.Namespace, console: Console, run_phase: RunPhase) -
     return code
 
 
-def _new(args: argparse.Namespace) -> Chain:
-    chain = Chain.of(args)
-    group = group_name(choose_regime(args).name, "all", scale_name(args))
-    chain = replace(chain, path=make_folder(Path(args.storage).absolute(), group))
-    chain.write()
+def _find(args: argparse.Namespace) -> Chain:
+    if args.resume != NEWEST:
+        chain = Chain.read(Path(args.resume).absolute())
+    else:
+        name, storage = choose_regime(args).name, Path(args.storage).absolute()
+        chains = unfinished_chains(storage, name, [args.scale] if args.scale else SCALES)
+        if not chains:
+            raise UserError(f"no unfinished chain {name}-all-* lies under {args.storage}: start one without --resume")
+        chain = chains[-1]
+    _refuse_changes(chain, args)
     return chain
 
 
-def _find(args: argparse.Namespace) -> Chain:
-    if args.resume != NEWEST:
-        return Chain.read(Path(args.resume).absolute())
-    name, storage = choose_regime(args).name, Path(args.storage).absolute()
-    groups = [group_name(name, "all", scale) for scale in ([args.scale] if args.scale else SCALES)]
-    files = [file for group in groups for file in storage.glob(f"{group}/*/{CHAIN}")]
-    for file in sorted(files, key=lambda file: file.parent.name, reverse=True):
-        chain = Chain.read(file.parent)
-        if not chain.finished:
-            return chain
-    raise UserError(f"no unfinished chain {name}-all-* lies under {args.storage}: start one without --resume")
+def _refuse_changes(chain: Chain, args: argparse.Namespace) -> None:
+    """A resumed chain keeps its plan: say what the options would have changed."""
+    begun = parse(chain.words)
+    stored = {"scale": scale_name(begun), "device": begun.device}
+    asked = {"scale": scale_name(args) if args.scale or args.quick else None, "device": args.device}
+    if args.regime is not None or args.quick:
+        stored["regime"], asked["regime"] = choose_regime(begun).name, choose_regime(args).name
+    if args.devices is not None:
+        stored["devices"], _ = devices_and_threads(begun.device, begun.devices)
+        asked["devices"] = args.devices
+    if changed := differences(stored, asked):
+        raise UserError(
+            f"{chain.path} has another plan ({'; '.join(changed)}): leave those options out, or start a new chain"
+        )
+
+
+def _beside(scale: Scale, model: str) -> list[str]:
+    """The option that names the sizes to calibrate beside a confirmed model; none where there is no other size."""
+    others = partners(scale, ModelSpec.parse(model))
+    return ["--models", ",".join(other.name for other in others)] if others else []
 
 
 def _go_on(chain: Chain, args: argparse.Namespace, console: Console, run_phase: RunPhase) -> int:
-    scale = choose_regime(parse(chain.options)).scale(scale_name(parse(chain.options)))
     model = ""
     for phase in GATES:
         more = ["--from", str(chain.run("screen"))] if phase == "confirm" else []
@@ -234,18 +188,13 @@ def _go_on(chain: Chain, args: argparse.Namespace, console: Console, run_phase: 
         if decision["chosen"] is None:
             return _finish(chain, console)
         model = decision["chosen"]
-    # The confirmed model's own cells are there; the law needs another size beside it.
-    others = partners(scale, ModelSpec.parse(model))
-    if others:
-        more = ["--models", ",".join(other.name for other in others)]
-        if code := _phase(chain, "calibrate", more, args, console, run_phase):
-            return code
+    if (more := _beside(chain.scale, model)) and (code := _phase(chain, "calibrate", more, args, console, run_phase)):
+        return code
     law = _fit(chain)
     _say(chain.decisions[-1], console)
     if law is None:
         return _finish(chain, console)
-    anchors = [word for text in chain.anchors for word in ("--anchors", text)]
-    more = ["--models", model, "--coefficients", str(law), *anchors]
+    more = ["--models", model, "--coefficients", str(law), *chain.by_hand]
     if code := _phase(chain, "stream", more, args, console, run_phase):
         return code
     return _finish(chain, console)
@@ -260,7 +209,7 @@ def _phase(
         chain.begin(phase, run.path)
 
     def goes_on() -> bool:
-        crashed = crashed_rest(RunFolder(chain.run(phase))) if phase in chain.runs else 0
+        crashed = _crashed(phase, RunFolder(chain.run(phase))) if phase in chain.runs else 0
         if crashed:
             console.print(f"{phase} lacks crashed trials ({crashed}): the chain goes on without them")
         return crashed > 0
@@ -275,7 +224,7 @@ def _phase(
             return 0
         argv = ["--resume", str(run), *(["--retry-crashed"] if args.retry_crashed else [])]
     else:
-        argv = [*chain.options, "--phase", phase, *more]
+        argv = [*chain.words, "--phase", phase, *more]
     machine = ["--address", args.address]
     machine += ["--hang-timeout", str(args.hang_timeout)] if args.hang_timeout is not None else []
     machine += ["--keep-weights"] if args.keep_weights else []
@@ -285,18 +234,43 @@ def _phase(
     return 0 if code == CRASHED and goes_on() else code
 
 
+def _crashed(phase: str, run: RunFolder) -> int:
+    """How many crashed trials are all that a phase lacks; 0 where it lacks none, or what the next one needs.
+
+    A calibration that has too little left for a report is passed over too: the confirmed model's cells are there.
+    """
+    if phase != "calibrate" or (run.path / artifacts.REPORT).exists() or not (run.path / artifacts.LEDGER).exists():
+        return crashed_rest(run)
+    finished, recorded = finished_trials(run), len(list(run.journals.glob(f"*{journal.CRASH_SUFFIX}")))
+    try:
+        lacking = artifacts.planned_trials(run.path, run.config()) - finished
+    except UserError:
+        return 0
+    return lacking if finished and 0 < lacking <= recorded else 0
+
+
 def _fit(chain: Chain) -> Path | None:
-    """The law over the confirmed model's cells and those calibrated beside it; None if there is none."""
-    import analysis.report
+    """The law over the confirmed model's cells and those calibrated beside it; None if there is none.
+
+    It is fitted again as long as no stream was begun with it: crashed trials may have been taken up since.
+    """
+    from analysis.report import Settings, compute, write
+    from analysis.tables import load_experiment
 
     folder = chain.path / LAW_FOLDER
     file = folder / artifacts.COEFFICIENTS
-    runs = [chain.run(phase) for phase in ("confirm", "calibrate") if phase in chain.runs]
-    if not file.exists():
-        result = analysis.report.analyse(runs, out=folder, law=chain.law, report=False, export=False)
-        if result.coefficients is None:
-            chain.decide("law", None, f"{result.law_note} Without a law there is no schedule to test.")
+    if "stream" not in chain.runs or not file.exists():
+        runs = [chain.run(phase) for phase in ("confirm", "calibrate") if phase in chain.runs]
+        experiment = load_experiment(runs)
+        try:
+            result = compute(experiment, folder, Settings(law=chain.law, out=folder))
+            note = result.law_note
+        except UserError as error:  # the cells do not determine the form that was asked for
+            result, note = None, f"No law is fitted: {error}."
+        if result is None or result.coefficients is None:
+            chain.decide("law", None, f"{note} Without a law there is no schedule to test.")
             return None
+        write(result, report=False, export=False)
     law = artifacts.read_json(file)
     terms = ", ".join(f"{name} = {value:.4g}" for name, value in sorted(law["coefficients"].items()))
     chain.decide("law", law["law"], f"{terms}, from the optima of {law['n_cells']} cells")

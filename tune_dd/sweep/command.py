@@ -103,9 +103,9 @@ def _run_one(
             run = _find_run(args, Path(args.storage).absolute())
             refuse_lost_journals(run)  # before the lock, which leaves a file
             with nullcontext() if args.dry_run else hold(run):
-                search = _take_up(run, args, argv, ray, console)
+                search = _take_up(run, args, argv, ray, console, chained=begun is not None)
                 return 0 if search is None else _run(search, args, ray, console, alone=begun is None)
-        search = _begin(args, argv, ray, console)
+        search = _begin(args, argv, ray, console, chained=begun is not None)
         if search is None:
             return 0
         if begun is not None:
@@ -130,8 +130,13 @@ def _run(search: Search, args: argparse.Namespace, ray: RayProcess, console: Con
             return 130
 
 
-def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console) -> Search | None:
-    """Plan a new run, show the plan and create its folder; None after a dry run. Ray starts meanwhile."""
+def _begin(
+    args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console, *, chained: bool
+) -> Search | None:
+    """Plan a new run, show the plan and create its folder; None after a dry run. Ray starts meanwhile.
+
+    ``chained``: it is one of a chain, which ends with a stream.
+    """
     refuse_foreign_options(args, args.phase)
     regime = choose_regime(args)
     if not args.dry_run:
@@ -149,14 +154,14 @@ def _begin(args: argparse.Namespace, argv: list[str], ray: RayProcess, console: 
     else:
         _check_writable(storage)
         fetch_text(args, regime, console)
-        corpus = prepare(plan, cache, use_cached=args.use_cached_data, console=console)
+        corpus = prepare(plan, cache, use_cached=args.use_cached_data, console=console, chained=chained)
         data = identify(corpus, plan.scale)
         laws = check_tokenizer(laws, data.tokenizer_hash, transfer=args.transfer)
         ray.start(plan)
     specs = plan.trials(data)
     cost = planning.cost(plan, specs, keep_weights=args.keep_weights)
     hours = measure_hours(plan, specs, DEVICES if args.dry_run else (plan.device,), console)
-    print_plan(console, plan, specs, cost, hours, corpus=corpus, cache_folder=cache, storage=storage)
+    print_plan(console, plan, specs, cost, hours, corpus=corpus, cache_folder=cache, storage=storage, chained=chained)
     for told in of_other_sizes(laws, plan.grids[0], plan.scale.vocab_size):
         console.print(f"warning: {told}", style="yellow", soft_wrap=True)
     if corpus is None:
@@ -194,7 +199,7 @@ def _find_run(args: argparse.Namespace, storage: Path) -> RunFolder:
 
 
 def _take_up(
-    run: RunFolder, args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console
+    run: RunFolder, args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console, *, chained: bool
 ) -> Search | None:
     """A stored run, ready to go on; None after a dry run. Options that would change its plan are refused."""
     mended = None if args.dry_run else run.mend_config()
@@ -228,6 +233,7 @@ def _take_up(
         cache_folder=cache,
         storage=run.path.parent.parent,
         left=max(0, planned - len(ended)),
+        chained=chained,
     )
     changed = planning.other_arithmetic(config, plan)
     if changed:

@@ -13,10 +13,11 @@ from search_spaces.samplers import SAMPLERS
 from search_spaces.schedule_coefficients import OBJECTIVES, SPACES
 from tune_dd.arguments import OneLineParser
 from tune_dd.builtin_regimes import REGIMES
+from tune_dd.corpus.cache import cache_folder
 from tune_dd.device import DEVICES, device_count
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, LAWS
-from tune_dd.regime_file import resolve_regime
+from tune_dd.regime_file import pattern_below, resolve_regime
 from tune_dd.regimes import SCALES, Regime
 from tune_dd.sweep.frozen_law import FrozenLaw
 from tune_dd.sweep.phases import PHASES
@@ -230,6 +231,23 @@ def text_words(args: argparse.Namespace) -> list[str]:
     """The words that name the same files."""
     given = [(option, getattr(args, option)) for option in ("corpus", "corpus_glob", "column")]
     return [word for option, value in given if value for word in (f"--{option.replace('_', '-')}", value)]
+
+
+def from_folder(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """Options given in a folder as they are given anywhere else: their paths absolute, those of the defaults too."""
+    args = argparse.Namespace(**vars(args))
+    if regime_word(args) not in REGIMES:
+        args.regime = str(folder / args.regime)
+    regime = choose_regime(args)
+    if args.corpus:
+        args.corpus = pattern_below(folder, args.corpus)
+    elif args.corpus_glob:
+        args.corpus_glob = pattern_below(folder, args.corpus_glob)
+    elif regime.name in REGIMES and regime.corpus.globs and not args.use_cached_data:
+        (args.corpus_glob,) = (pattern_below(folder, pattern) for pattern in regime.corpus.globs)
+    args.cache_dir = str(folder / (args.cache_dir or cache_folder(regime.name, scale_name(args))))
+    args.storage = str(folder / args.storage)
+    return args
 
 
 def choose_plan(args: argparse.Namespace, regime: Regime, laws: Sequence[FrozenLaw] = ()) -> Plan:

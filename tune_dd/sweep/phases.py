@@ -22,7 +22,7 @@ from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import ModelSpec, Scale, check_dropouts
 from tune_dd.schedule import Schedule, anchors, static
-from tune_dd.sweep.frozen_law import FrozenLaw
+from tune_dd.sweep.frozen_law import LAW, FrozenLaw
 from tune_dd.sweep.values import read_anchors, read_dropouts, read_models, read_seeds, read_tokens
 
 DECISION = "decision.json"
@@ -128,6 +128,11 @@ def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
         raise UserError(_no_law("stream"))
     model, prefixes, steps = _stream(args, scale)
     sampled = sampled_tokens(len(prefixes), steps, scale.protocol)
+    return _stream_grid(args, scale, [law.path(model, scale.vocab_size, prefixes, sampled) for law in laws])
+
+
+def _stream_grid(args: argparse.Namespace, scale: Scale, laws: Sequence[Schedule]) -> StreamGrid:
+    model, prefixes, steps = _stream(args, scale)
     # The regime's own paths are written for its own stages.
     by_hand = dict(scale.anchors) if prefixes == scale.prefixes_of_stream else {}
     return StreamGrid(
@@ -136,12 +141,22 @@ def _choose_stream(args: argparse.Namespace, scale: Scale, laws: Sequence[Frozen
         stage_steps=steps,
         schedules=make_schedules(
             len(prefixes),
-            [law.path(model, scale.vocab_size, prefixes, sampled) for law in laws],
+            laws,
             read_dropouts(args.dropouts, extending=True) or scale.stream_dropouts or scale.dropouts,
             by_hand | read_anchors(args.anchors),
         ),
         seeds=read_seeds(args.seeds) or scale.stream_seeds,
     )
+
+
+def check_stream(args: argparse.Namespace, scale: Scale) -> None:
+    """Refuse options of which no stream can be made, before there is a law for it.
+
+    Raises:
+        UserError: as the stream itself would be refused.
+    """
+    stages = len(_stream(args, scale)[1])
+    _stream_grid(args, scale, [Schedule(LAW, "law", (scale.dropouts[-1],) * stages)])
 
 
 def _no_law(phase: str) -> str:

@@ -57,12 +57,14 @@ def print_plan(
     cache_folder: Path,
     storage: Path,
     left: int | None = None,
+    chained: bool = False,
 ) -> None:
     """Every derived quantity, before anything is trained.
 
     Args:
         hours: of each device kind that was asked about.
         left: of a run that is taken up, the trials still to be trained.
+        chained: the run is one of a chain, whose law is fitted to more cells than these.
     """
     scale = plan.scale
     rows = [
@@ -74,7 +76,7 @@ def print_plan(
         rows.append(("model", f"{model.name}, {model.n_params(scale.vocab_size):,} parameters"))
     for grid in plan.grids:
         rows += grid.described()
-    if plan.phase == "calibrate":
+    if plan.phase == "calibrate" and not chained:
         rows.append(("law", describe_design(plan, specs)))
     most = "at most " if isinstance(plan.grids[-1], AdaptiveGrid) else ""
     rows += [

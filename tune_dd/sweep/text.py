@@ -43,9 +43,16 @@ def check_named(args: argparse.Namespace, regime: Regime) -> None:
             raise UserError(f"{args.corpus or args.corpus_glob} is empty: name a text with --corpus or --corpus-glob")
 
 
-def prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Console) -> Corpus:
+def prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Console, chained: bool = False) -> Corpus:
+    """The text of a plan, tokenized.
+
+    ``chained``: a stream follows, so its tokens are asked for before anything is trained.
+
+    Raises:
+        UserError: as ``prepare_corpus``; a chain's text is too short for its stream.
+    """
     scale = plan.scale
-    return prepare_corpus(
+    corpus = prepare_corpus(
         plan.regime.corpus,
         vocab_size=scale.vocab_size,
         train_tokens=scale.train_tokens,
@@ -55,6 +62,13 @@ def prepare(plan: Plan, cache_folder: Path, *, use_cached: bool, console: Consol
         use_cached=use_cached,
         show_progress=console.is_terminal,
     )
+    if chained and corpus.n_train < scale.prefixes_of_stream[-1]:
+        raise UserError(
+            f"the train split has {corpus.n_train:,} tokens, fewer than the {scale.prefixes_of_stream[-1]:,} of the "
+            "stream that --phase all ends with: give more text (--corpus-glob), or a regime file with smaller "
+            "stream_prefixes"
+        )
+    return corpus
 
 
 def identify(corpus: Corpus, scale: Scale) -> DataIdentity:

@@ -20,14 +20,15 @@ import pandas as pd
 import pytest
 from documented_runs import CHAIN, STEPS, STUDY, TINY
 from documents_support import newest, normalised
-from tests_support import TINY_REGIME, synthetic_text
+from tests_support import TINY_REGIME, assert_refused, synthetic_text
 
 from tune_dd import artifacts, journal
 from tune_dd.builtin_regimes import REGIMES
 from tune_dd.console import Console
 from tune_dd.sweep import plan as planning
 from tune_dd.sweep.__main__ import main
-from tune_dd.sweep.chain import Chain, _phase
+from tune_dd.sweep.chain import _fit, _phase
+from tune_dd.sweep.chain_file import Chain
 from tune_dd.sweep.options import parse
 from tune_dd.sweep.runs import RunFolder
 
@@ -165,15 +166,6 @@ def crash_one(run: RunFolder) -> None:
     artifacts.write_rows(table, left)
 
 
-def test_a_decision_holds_once_a_phase_was_begun_on_it(tmp_path: Path) -> None:
-    state = Chain(tmp_path, [], [], None, None, {}, [])
-    assert state.decide("screen", None, "crashed")["chosen"] is None
-    assert state.decide("screen", "L1_H2_D32", "taken up again")["chosen"] == "L1_H2_D32"
-    state.begin("confirm", tmp_path / "run")
-    assert state.decide("screen", "L2_H2_D64", "taken up again")["chosen"] == "L1_H2_D32"
-    assert [entry["chosen"] for entry in Chain.read(tmp_path).decisions] == ["L1_H2_D32"]
-
-
 def neutral(command: str) -> list[str]:
     """A command's words without the regime's name, its runs' times, and the size that a chain has chosen."""
     words = [
@@ -182,6 +174,68 @@ def neutral(command: str) -> list[str]:
     ]
     chosen = words.index("--models") + 1 if {"calibrate", "stream"} & set(words) and "--models" in words else None
     return [word if index != chosen else "MODEL" for index, word in enumerate(words)]
+
+
+@pytest.mark.timeout(600)
+def test_a_law_is_fitted_to_the_cells_there_are_until_a_stream_was_begun_with_it(
+    chain: tuple[Path, str], tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(chain[0], study)
+    state = Chain.read(newest(study, "tiny-all-pocket"))
+    file = state.path / "law" / artifacts.COEFFICIENTS
+    fitted = artifacts.read_json(file)
+    former = fitted | {"coefficients": dict.fromkeys(fitted["coefficients"], 9.0)}  # of fewer trials
+    artifacts.write_json(file, former)
+    assert _fit(state) == file  # the stream was begun with it
+    assert artifacts.read_json(file) == former
+    state.runs.pop("stream")
+    assert _fit(state) == file
+    assert artifacts.read_json(file)["coefficients"] == fitted["coefficients"]
+
+    # One size does not determine this form: that is said and written down, and each resume says the same.
+    del state.runs["calibrate"]
+    state.law = "separable"
+    for _ in range(2):
+        assert _fit(state) is None
+        *_, decision = Chain.read(state.path).decisions
+        assert (decision["step"], decision["chosen"]) == ("law", None)
+        assert "No law is fitted: " in decision["reason"]
+        assert "Without a law there is no schedule to test." in decision["reason"]
+
+
+def test_a_dry_run_plans_what_the_chain_will_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main([*OPTIONS, "--models", "L1_H2_D32,L2_H2_D64", "--dry-run"]) == 0
+    *_, confirm, calibrate = capsys.readouterr().out.split(", phase ")
+    assert re.findall(r"model +(\S+),", confirm) == ["L1_H2_D32"]
+    assert re.findall(r"model +(\S+),", calibrate) == ["L2_H2_D64"]
+    assert "the stream reads 1,200 training tokens" in " ".join(calibrate.split())
+    assert main([*OPTIONS, "--models", "L2_H2_D64", "--dry-run"]) == 0
+    assert "(shown: L2_H2_D64)" in capsys.readouterr().out
+
+
+def test_quick_is_the_embedded_corpus_in_a_chain_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["tinystories", "--quick", "--phase", "all", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("Python docstrings (pydocs), phase ") == 3
+    assert "TinyStories" not in out
+
+
+def test_a_path_of_the_regime_file_that_no_stream_takes_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    text = Path(TINY).read_text().replace("seeds = [0, 1]", "seeds = [0, 1]\nanchors = { law = [0.3, 0.1] }")
+    Path(TINY).write_text(text)
+    assert_refused(OPTIONS, "two conditions are named law", capsys)
 
 
 @pytest.mark.timeout(600)
@@ -208,6 +262,8 @@ def test_what_is_built_on_a_chain_in_the_order_of_the_documents(chain: tuple[Pat
         run.check(study)
     numbers = (study / "paper" / "paper_results_summary.json").read_text()
     assert "tiny-stream-pocket" in numbers
+    (saved,) = study.glob("ray_results/saved/tiny-all-pocket/*/chain.json")
+    assert str(study) not in saved.read_text()
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -223,6 +279,11 @@ def test_what_is_built_on_a_chain_in_the_order_of_the_documents(chain: tuple[Pat
         (["--scale", "huge"], "--scale"),
         (["--anchors", "down=0.4,0.2,0.1"], "3 values for 2 stages"),
         (["--anchors", "high,low"], "give a dropout per stage"),
+        (["--anchors", "law=0.3,0.1"], "two conditions are named law"),
+        (["--anchors", "static_0.20=0.3,0.1"], "two conditions are named static_0.20"),
+        (["--anchors", "a/b=0.3,0.1"], "condition 'a/b' must be letters"),
+        (["--anchors", f"{'a' * 61}=0.3,0.1"], "at most 60"),
+        (["--models", "L1_H2_D32,L1_H3_D32"], "do not divide"),
     ],
 )
 def test_what_a_chain_refuses(
@@ -258,7 +319,7 @@ def test_a_dry_run_shows_what_is_known_beforehand(
     assert main([*OPTIONS, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert [out.count(f"phase {phase},") for phase in ("screen", "confirm", "calibrate")] == [1, 1, 1]
-    assert "rank" in out
+    assert "the law is fitted to both" in " ".join(out.split())
     assert not Path("ray_results").exists()
 
 

@@ -58,6 +58,9 @@ def test_crashes_that_leave_one_dropout_are_no_error(run: RunFolder, capsys: pyt
         "crash",
     ]
 
+    from tune_dd.sweep.chain import _crashed
+
+    assert (_crashed("screen", run), _crashed("calibrate", run)) == (0, 1)
     assert main(["--resume", str(run.path), "--retry-crashed"]) == 0
     assert "1 of these trials are still to be trained" in capsys.readouterr().out
     assert (run.path / artifacts.REPORT).exists()

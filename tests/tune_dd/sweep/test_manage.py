@@ -10,7 +10,8 @@ import pytest
 from tune_dd import artifacts
 from tune_dd.console import Console
 from tune_dd.sweep.__main__ import main
-from tune_dd.sweep.chain import Chain, list_chains
+from tune_dd.sweep.chain import list_chains
+from tune_dd.sweep.chain_file import Chain
 from tune_dd.sweep.manage import list_runs
 from tune_dd.sweep.runs import RunFolder, hold
 

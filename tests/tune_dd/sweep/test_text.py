@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests_support import assert_refused
+from tests_support import TINY_REGIME, assert_refused, synthetic_text
 
 from tune_dd.builtin_regimes import POCKET
 from tune_dd.corpus import Corpus
@@ -29,6 +29,26 @@ def test_evaluation_tokens_are_whole_windows() -> None:
         identify(corpus(62 * 128), scale)
     with pytest.raises(UserError, match=r"7,936 tokens, .* need 7,937: give a regime file with more validation_tokens"):
         identify(corpus(7_936), replace(scale, eval_tokens=7_936, validation_tokens=7_936))
+
+
+@pytest.fixture
+def short_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A regime whose text is enough for its grid and too short for its stream."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(synthetic_text(60))
+    regime = TINY_REGIME.replace("prefixes = [400, 800]", "prefixes = [400, 800]\nstream_prefixes = [400, 900_000]")
+    path = tmp_path / "tiny.toml"
+    path.write_text(regime.replace("train_tokens = 4000", "train_tokens = 900_000"))
+    return path
+
+
+def test_a_chain_asks_for_the_tokens_of_its_stream_before_it_trains(
+    short_text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain = [short_text.name, "--device", "cpu", "--phase", "all"]
+    assert_refused(chain, "fewer than the 900,000 of the stream that --phase all ends with", capsys)
+    assert main([*chain, "--dry-run"]) == 0
+    assert "the stream reads 900,000 training tokens" in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.parametrize("option", ["--corpus", "--corpus-glob"])
