@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing that was done is lost; --resume goes on with it", file=sys.stderr)
+        # Once there is a run the command names what goes on with it.
+        print("interrupted before a search was begun or taken up: nothing is lost", file=sys.stderr)
         return 130
     except OSError as error:
         what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)

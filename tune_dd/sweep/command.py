@@ -21,10 +21,10 @@ from tune_dd.corpus import Corpus
 from tune_dd.corpus.cache import cache_folder
 from tune_dd.device import DEVICES
 from tune_dd.errors import UserError
-from tune_dd.regimes import SCALES
 from tune_dd.sweep import plan as planning
 from tune_dd.sweep.chain import list_chains, refuse_in_chain, run_chain, show_chain
 from tune_dd.sweep.estimates import estimate_cells
+from tune_dd.sweep.find import find_run, name_search, refuse_changes, refuse_other_phase
 from tune_dd.sweep.following import regime_word
 from tune_dd.sweep.frozen_law import check_tokenizer, of_other_sizes, read_laws, write_predictions
 from tune_dd.sweep.hours import measure_hours, measure_rest
@@ -32,10 +32,8 @@ from tune_dd.sweep.manage import clean_runs, is_finished, list_runs, refuse_lost
 from tune_dd.sweep.options import (
     ALL,
     EVERY,
-    NEWEST,
     choose_plan,
     choose_regime,
-    devices_and_threads,
     parse,
 )
 from tune_dd.sweep.phases import PHASES, refuse_foreign_options
@@ -43,7 +41,7 @@ from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.ray_process import RayProcess
 from tune_dd.sweep.report import prepare_result, print_plan, print_result
-from tune_dd.sweep.runs import RunFolder, find_runs, group_name, hold, new_folder, resume_command, shown_path
+from tune_dd.sweep.runs import RunFolder, hold, new_folder, resume_command, shown_path
 from tune_dd.sweep.state import SearchState, ended_trials
 from tune_dd.sweep.suggestions import Suggestions
 from tune_dd.sweep.supervisor import Outcome, Supervisor
@@ -79,6 +77,7 @@ def run_command(argv: list[str]) -> int:
     if args.clean:
         clean_runs(storage, None if args.clean == EVERY else Path(args.clean).absolute(), console)
         return 0
+    args = name_search(args, storage)
     if args.phase == ALL:
 
         def run_phase(words: list[str], begun: Callable[[RunFolder], None]) -> int:
@@ -98,20 +97,30 @@ def _run_one(
     args: argparse.Namespace, argv: list[str], console: Console, begun: Callable[[RunFolder], None] | None = None
 ) -> int:
     """One phase; ``begun`` is told of a new run's folder before anything is trained in it."""
-    with RayProcess(args.address, verbose=args.verbose) as ray:
-        if args.resume or args.extend:
-            run = _find_run(args, Path(args.storage).absolute())
-            refuse_lost_journals(run)  # before the lock, which leaves a file
-            with nullcontext() if args.dry_run else hold(run):
-                search = _take_up(run, args, argv, ray, console, chained=begun is not None)
-                return 0 if search is None else _run(search, args, ray, console, alone=begun is None)
-        search = _begin(args, argv, ray, console, chained=begun is not None)
-        if search is None:
-            return 0
-        if begun is not None:
-            begun(search.run)
-        with hold(search.run):
-            return _run(search, args, ray, console, alone=begun is None)
+    run: RunFolder | None = None  # once there is one to go on with
+    try:
+        with RayProcess(args.address, verbose=args.verbose) as ray:
+            if args.resume or args.extend:
+                run = find_run(args, Path(args.storage).absolute())
+                refuse_lost_journals(run)  # before the lock, which leaves a file
+                with nullcontext() if args.dry_run else hold(run):
+                    search = _take_up(run, args, argv, ray, console, chained=begun is not None)
+                    return 0 if search is None else _run(search, args, ray, console, alone=begun is None)
+            search = _begin(args, argv, ray, console, chained=begun is not None)
+            if search is None:
+                return 0
+            run = search.run
+            if begun is not None:
+                begun(run)
+            with hold(run):
+                return _run(search, args, ray, console, alone=begun is None)
+    except KeyboardInterrupt:
+        if run is None:
+            raise
+        # A chain names its own command.
+        how = f"; the search goes on with\n  {resume_command(run)}" if begun is None else ""
+        console.print(f"interrupted{how}", soft_wrap=True)
+        return 130
 
 
 def _run(search: Search, args: argparse.Namespace, ray: RayProcess, console: Console, *, alone: bool) -> int:
@@ -187,17 +196,6 @@ def _begin(
     return Search(run, config, plan, specs)
 
 
-def _find_run(args: argparse.Namespace, storage: Path) -> RunFolder:
-    """The run that --resume or --extend names, or the newest that can be."""
-    named = args.resume or args.extend
-    if named == NEWEST:
-        return _newest(args, storage, unfinished=bool(args.resume))
-    run = RunFolder(Path(named).absolute())
-    if not run.path.is_dir():
-        raise UserError(f"there is no run {named}: python -m tune_dd.sweep --list shows those there are")
-    return run
-
-
 def _take_up(
     run: RunFolder, args: argparse.Namespace, argv: list[str], ray: RayProcess, console: Console, *, chained: bool
 ) -> Search | None:
@@ -207,13 +205,14 @@ def _take_up(
         console.print(mended, style="yellow", soft_wrap=True)
     config = run.config()
     plan, specs = planning.from_config(config, run.path)
+    refuse_other_phase(args, plan, run)
     refuse_foreign_options(args, plan.phase)
     if args.extend:
         larger = PHASES[plan.phase].change(plan.grids[-1], args)
         plan, config = planning.extended(config, plan, larger, _command_line(argv))
         specs = plan.trials(planning.identity(config))
     else:
-        _refuse_changes(args, plan, run)
+        refuse_changes(args, plan, run)
     device.check_device(plan.device, regime_word(run))
     device.check_precision(plan.device, plan.scale.protocol.precision)
     cache = Path(config["data"]["cache_folder"])
@@ -310,35 +309,8 @@ def _finish(search: Search, outcome: Outcome, painters: Painters, console: Conso
     return 0 if outcome.finished == outcome.planned else 3
 
 
-def _newest(args: argparse.Namespace, storage: Path, *, unfinished: bool) -> RunFolder:
-    regime = choose_regime(args).name
-    scales = [args.scale] if args.scale else list(SCALES)
-    groups = {group_name(regime, args.phase, scale) for scale in scales}
-    for run in sorted(find_runs(storage), key=lambda r: r.path.name, reverse=True):
-        if run.path.parent.name in groups and not (unfinished and is_finished(run)):
-            return run
-    what = "unfinished run" if unfinished else "run"
-    raise UserError(f"no {what} {regime}-{args.phase}-* lies under {storage}: start one without this option")
-
-
 def _command_line(argv: list[str]) -> str:
     return shlex.join(["python", "-m", "tune_dd.sweep", *argv])
-
-
-def _refuse_changes(args: argparse.Namespace, plan: Plan, run: RunFolder) -> None:
-    """A resumed run keeps its plan: say what the options would have changed."""
-    if args.regime is not None and choose_regime(args).name != plan.regime.name:
-        raise UserError(f"{run.path} is a run of the regime {plan.regime.name}, not {args.regime}: leave the name out")
-    stored = plan.grids[0].to_dict() | {"scale": plan.scale_name, "device": plan.device, "devices": plan.n_devices}
-    wanted = PHASES[plan.phase].change(plan.grids[0], args).to_dict()
-    wanted |= {"scale": args.scale, "device": args.device}
-    if args.devices is not None:
-        wanted["devices"], _ = devices_and_threads(args.device or plan.device, args.devices)
-    changed = planning.differences(stored, wanted)
-    if changed:
-        raise UserError(
-            f"{run.path} has another plan ({'; '.join(changed)}): leave those options out, or start a new run"
-        )
 
 
 def _check_writable(storage: Path) -> None:

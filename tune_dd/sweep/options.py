@@ -25,6 +25,7 @@ from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.runs import DEFAULT_STORAGE
 
 ALL = "all"
+CALIBRATE = "calibrate"  # the phase where none is named
 CHAINED = ("screen", "confirm", "calibrate", "stream")  # by --phase all
 NEWEST = "newest"
 EVERY = "every"
@@ -53,7 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
     search = parser.add_argument_group("what is searched")
     search.add_argument(
         "--phase",
-        default="calibrate",
         help="; ".join(f"{name}: {phase.help}" for name, phase in PHASES.items()) + f"; all: {', '.join(CHAINED)}",
     )
     search.add_argument(
@@ -149,12 +149,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parse and check what can be checked without a regime.
+    """Parse and check what can be checked without a regime. ``any_phase``: none was named.
 
     Raises:
         UserError: an unknown option or value.
     """
     args = build_parser().parse_args(argv)
+    args.any_phase = args.phase is None
+    args.phase = args.phase or CALIBRATE
     if args.phase not in (*PHASES, ALL):
         raise UserError(f"--phase {args.phase!r} is unknown: use {', '.join((*PHASES, ALL))}")
     if args.devices is not None and args.devices < 1:
