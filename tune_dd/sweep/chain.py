@@ -17,12 +17,12 @@ from typing import Any
 from rich.table import Table
 
 from search_spaces.model_screen import partners
-from tune_dd import artifacts, journal
+from tune_dd import artifacts
 from tune_dd.console import Console
 from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec, Scale
 from tune_dd.sweep.chain_file import CHAIN, Chain, unfinished_chains
-from tune_dd.sweep.manage import crashed_rest, finished_trials, is_finished, refuse_lost_journals
+from tune_dd.sweep.manage import crashed_ids, crashed_rest, finished_ids, is_finished, refuse_lost_journals
 from tune_dd.sweep.options import (
     CHAINED,
     NEWEST,
@@ -241,7 +241,7 @@ def _crashed(phase: str, run: RunFolder) -> int:
     """
     if phase != "calibrate" or (run.path / artifacts.REPORT).exists() or not (run.path / artifacts.LEDGER).exists():
         return crashed_rest(run)
-    finished, recorded = finished_trials(run), len(list(run.journals.glob(f"*{journal.CRASH_SUFFIX}")))
+    finished, recorded = len(finished_ids(run)), len(crashed_ids(run))
     try:
         lacking = artifacts.planned_trials(run.path, run.config()) - finished
     except UserError:

@@ -41,7 +41,7 @@ def refuse_lost_journals(run: RunFolder) -> None:
         )
 
 
-def _finished_ids(run: RunFolder) -> set[str]:
+def finished_ids(run: RunFolder) -> set[str]:
     """Trials whose journals say that they are finished."""
     found = set()
     for path in run.journals.glob(f"*{journal.SUFFIX}"):
@@ -51,7 +51,8 @@ def _finished_ids(run: RunFolder) -> set[str]:
     return found
 
 
-def _crashed_ids(run: RunFolder) -> set[str]:
+def crashed_ids(run: RunFolder) -> set[str]:
+    """Trials with a record of a crash."""
     return {path.name.removesuffix(journal.CRASH_SUFFIX) for path in run.journals.glob(f"*{journal.CRASH_SUFFIX}")}
 
 
@@ -66,26 +67,26 @@ def is_reported(run: RunFolder) -> bool:
     """
     config = run.config()
     ended = artifacts.ledger_statuses(run.path) or []
-    told = len(ended) >= artifacts.planned_trials(run.path, config) and ended.count("crash") <= len(_crashed_ids(run))
+    told = len(ended) >= artifacts.planned_trials(run.path, config) and ended.count("crash") <= len(crashed_ids(run))
     decided = config["phase"] not in GATES or (run.path / DECISION).exists()
     return told and decided and (run.path / artifacts.REPORT).exists()
 
 
 def crashed_rest(run: RunFolder) -> int:
     """How many crashed trials are all that a reported run lacks; 0 where it lacks none, or others besides."""
-    finished = _finished_ids(run)
+    finished = finished_ids(run)
     try:
         lacking = artifacts.planned_trials(run.path, run.config()) - len(finished)
         reported = is_reported(run)
     except UserError:
         return 0
-    return lacking if reported and 0 < lacking <= len(_crashed_ids(run) - finished) else 0
+    return lacking if reported and 0 < lacking <= len(crashed_ids(run) - finished) else 0
 
 
 def is_finished(run: RunFolder) -> bool:
     """Whether nothing is left to train or to report; a run whose config cannot be read is not finished."""
     try:
-        return len(_finished_ids(run)) >= artifacts.planned_trials(run.path, run.config()) and is_reported(run)
+        return len(finished_ids(run)) >= artifacts.planned_trials(run.path, run.config()) and is_reported(run)
     except UserError:
         return False
 
@@ -111,8 +112,8 @@ def list_runs(storage: Path, console: Console) -> None:
             done, crashed = len(ended) - ended.count("crash"), ended.count("crash")
             state = "journals lost" if run.journals.exists() else "saved copy"
         else:
-            done = len(_finished_ids(run))
-            crashed = len(_crashed_ids(run))
+            done = len(finished_ids(run))
+            crashed = len(crashed_ids(run))
             whole = done >= planned and is_reported(run)
             state = "finished" if whole else "running" if is_held(run) else "resumable"
         table.add_row(
