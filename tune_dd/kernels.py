@@ -19,7 +19,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tune_dd import artifacts
 from tune_dd.device import processor_name
 from tune_dd.errors import UserError
 
@@ -102,6 +101,7 @@ def _build(compiler: str, path: Path) -> bool:
         # Built beside its place and moved there: workers that build at the same time do not see half a file.
         handle, name = tempfile.mkstemp(".so", "building-", path.parent)
         os.close(handle)
+        record = Path(name).with_suffix(".sha256")
         try:
             command = [compiler, *_COMMON, *flags, "-o", name, str(_SOURCES / "step.c"), "-lm"]
             if subprocess.run(command, capture_output=True, timeout=_BUILD_SECONDS).returncode == 0:
@@ -109,11 +109,13 @@ def _build(compiler: str, path: Path) -> bool:
                     os.fsync(built.fileno())
                     digest = hashlib.file_digest(built, "sha256").hexdigest()
                 # The record first: a library that is there has one, be it that of another build at the same time.
-                artifacts.write_text_atomic(_record(path), digest + "\n")
+                record.write_text(digest + "\n", encoding="ascii")
+                os.replace(record, _record(path))
                 os.replace(name, path)
                 return True
         finally:
             Path(name).unlink(missing_ok=True)
+            record.unlink(missing_ok=True)
     return False
 
 
