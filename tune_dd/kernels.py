@@ -20,7 +20,6 @@ import tempfile
 from pathlib import Path
 
 from tune_dd.device import processor_name
-from tune_dd.errors import UserError
 
 _SOURCES = Path(__file__).with_name("csrc")
 # No -ffast-math: sums keep their order, NaN its meaning, and the process its denormal numbers.
@@ -55,7 +54,7 @@ def load() -> ctypes.CDLL | None:
             with contextlib.suppress(OSError):  # not for this machine: built again
                 return _open(path)
         return _open(path) if _build(compiler, path) else None
-    except (OSError, UserError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
@@ -101,7 +100,7 @@ def _build(compiler: str, path: Path) -> bool:
         # Built beside its place and moved there: workers that build at the same time do not see half a file.
         handle, name = tempfile.mkstemp(".so", "building-", path.parent)
         os.close(handle)
-        record = Path(name).with_suffix(".sha256")
+        record = _record(Path(name))
         try:
             command = [compiler, *_COMMON, *flags, "-o", name, str(_SOURCES / "step.c"), "-lm"]
             if subprocess.run(command, capture_output=True, timeout=_BUILD_SECONDS).returncode == 0:
