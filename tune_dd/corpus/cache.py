@@ -195,11 +195,8 @@ def locked(folder: Path, busy: str = "building the corpus") -> Iterator[None]:
 
     In a folder that cannot be written there is nothing to hold: a whole cache there can still be loaded.
     """
-    try:
-        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
+    fd = _open_lock(folder)
+    if fd is None:
         yield
         return
     try:
@@ -213,6 +210,18 @@ def locked(folder: Path, busy: str = "building the corpus") -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _open_lock(folder: Path) -> int | None:
+    """The lock's descriptor; None where the folder cannot be written."""
+    try:
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        if not os.access(folder, os.W_OK):
+            return None
+    return os.open(folder / LOCK, os.O_RDONLY)  # another user's: it can be held all the same
 
 
 @contextlib.contextmanager

@@ -6,8 +6,11 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,40 @@ def test_the_manifest_counts_what_is_there(tmp_path: Path, text: Path) -> None:
         "manifest-v300.json",
         ".lock",
     }
+
+
+def test_two_users_of_one_cache_exclude_each_other() -> None:
+    """The lock is the other's and cannot be written, the folder can."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # where another user may look
+    begin, told = os.pipe()
+    try:
+        folder.chmod(0o777)
+        pid = os.fork()  # before the lock is held, which its child would hold too
+        if pid == 0:
+            try:
+                signal.alarm(60)
+                if os.getuid() == 0:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                os.read(begin, 1)
+                with cache.locked(folder):
+                    os._exit(0)
+            finally:
+                os._exit(1)
+        with cache.locked(folder):
+            (folder / cache.LOCK).chmod(0o444)
+            built = folder / f"{cache.BUILDING}1"
+            built.mkdir(mode=0o777)
+            os.write(told, b"x")
+            time.sleep(0.3)
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it did not wait"
+            assert built.exists()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        shutil.rmtree(folder)
+        os.close(begin)
+        os.close(told)
 
 
 def test_copies_are_dropped_and_counted(tmp_path: Path, text: Path) -> None:
