@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tune_dd import artifacts
+from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES
 from tune_dd.tokenizer import token_byte_counts
 
@@ -222,6 +223,38 @@ def _open_lock(folder: Path) -> int | None:
         if not os.access(folder, os.W_OK):
             return None
     return os.open(folder / LOCK, os.O_RDONLY)  # another user's: it can be held all the same
+
+
+@contextlib.contextmanager
+def held(files: CacheFiles, *, to_replace: bool = False) -> Iterator[None]:
+    """Hold a cache, together with others who read it or alone ``to_replace`` it; dies with the process.
+
+    The lock is on the tokens themselves. Where there are none, or the file system knows no locks, nothing is held.
+
+    Raises:
+        UserError: a running search reads what is to be replaced; or what is to be read is being replaced.
+    """
+    try:
+        tokens = open(files.tokens, "rb")  # noqa: SIM115
+    except OSError:
+        yield
+        return
+    with tokens:
+        try:
+            fcntl.flock(tokens, (fcntl.LOCK_EX if to_replace else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if to_replace:
+                raise UserError(
+                    f"the corpus cache {files.folder} has to be built anew for these sources and settings, and a "
+                    "search that is running reads it: wait for its end, or choose another place with --cache-dir"
+                ) from None
+            raise UserError(
+                f"the corpus cache {files.folder} is being replaced by another command: wait for its end and go on "
+                "with --resume, or choose another place with --cache-dir"
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 @contextlib.contextmanager

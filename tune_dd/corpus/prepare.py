@@ -6,6 +6,7 @@ these settings. Workers open it again by ``load_corpus``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -34,6 +35,7 @@ from tune_dd.corpus.cache import (
     NoCacheError,
     build_folder,
     file_hash,
+    held,
     install,
     locked,
     read_cache,
@@ -98,7 +100,8 @@ def prepare_corpus(
     """Load the corpus from its cache, or build it if there is none or its sources or settings have changed.
 
     The same sources and settings give the same files, whatever ``n_workers``. A damaged cache is set aside
-    and built anew. Two commands may prepare one cache at once: the second waits and loads.
+    and built anew. Two commands may prepare one cache at once: the second waits and loads. One that a running search
+    reads is not replaced by another.
 
     Args:
         train_tokens, validation_tokens: tokens of each split, at most.
@@ -127,7 +130,8 @@ def prepare_corpus(
             files.folder.mkdir(parents=True, exist_ok=True)
             with locked(files.folder):
                 found = _load_unchanged(files, settings, origin)
-                corpus = found or _build(files, source, settings, origin, workers, show_progress)
+                with held(files, to_replace=True) if found is None else contextlib.nullcontext():
+                    corpus = found or _build(files, source, settings, origin, workers, show_progress)
         except OSError as error:
             raise _cannot_write(files.folder, error) from error
     if warning := uneven_split(corpus.manifest):

@@ -16,9 +16,11 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tune_dd import artifacts, journal
+from tune_dd.corpus.cache import CacheFiles, held
 from tune_dd.errors import UserError
 from tune_dd.snapshots import Sharing, kept_weights, longer_than
 from tune_dd.sweep.plan import Plan
@@ -108,9 +110,10 @@ class Supervisor:
                 if not unfinished or self._signals:
                     break
                 try:
-                    self._start(unfinished)
-                    with self.progress:
-                        self._watch()
+                    with held(self._cache):
+                        self._start(unfinished)
+                        with self.progress:
+                            self._watch()
                 finally:
                     self._end_ray()
                 self.state.refresh()
@@ -130,6 +133,10 @@ class Supervisor:
             crashed=dict(self.state.crashes),
             signal=self._signals[0] if self._signals else None,
         )
+
+    @property
+    def _cache(self) -> CacheFiles:
+        return CacheFiles(Path(self.context["cache_folder"]), self.plan.scale.vocab_size)
 
     @property
     def _all_ended(self) -> bool:

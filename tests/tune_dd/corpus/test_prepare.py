@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -90,6 +91,57 @@ def test_the_manifest_counts_what_is_there(tmp_path: Path, text: Path) -> None:
         "manifest-v300.json",
         ".lock",
     }
+
+
+def test_a_cache_that_a_running_search_reads_is_not_replaced(tmp_path: Path, text: Path) -> None:
+    corpus = prepare(tmp_path, text)
+    files = cache.CacheFiles(corpus.folder, 300)
+    # Of processes that hold it: none that they start may hold on to it.
+    program = (
+        "import subprocess, sys, pathlib\nfrom tune_dd.corpus.cache import CacheFiles, held\n"
+        f"with held(CacheFiles(pathlib.Path({str(corpus.folder)!r}), 300)):\n"
+        "    child = subprocess.Popen(['sleep', '60'])\n"
+        "    print(child.pid, flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program]
+    search = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert search.stdout is not None
+    child = int(search.stdout.readline())
+    try:
+        with cache.held(files):
+            assert prepare(tmp_path, text).corpus_hash == corpus.corpus_hash, "as it is it serves everybody"
+            prepare(tmp_path, text, vocab_size=310)  # another one, in the same folder
+        for changes in ({"train_tokens": 2000}, {"source": {"validation_fraction": 0.3}}):
+            with pytest.raises(UserError, match=r"built anew .* a search that is running reads it: wait .*--cache-dir"):
+                prepare(tmp_path, text, **changes)
+        assert load_corpus(corpus.folder, 300).corpus_hash == corpus.corpus_hash
+        search.kill()
+        search.wait()
+        assert prepare(tmp_path, text, train_tokens=2000).n_train == 2000
+    finally:
+        os.kill(child, signal.SIGKILL)
+        search.kill()
+        search.communicate()
+
+
+def test_a_cache_that_is_being_replaced_is_not_read(tmp_path: Path, text: Path) -> None:
+    files = cache.CacheFiles(prepare(tmp_path, text).folder, 300)
+    refused = pytest.raises(UserError, match="is being replaced by another command")
+    with cache.held(files, to_replace=True), refused, cache.held(files):
+        pytest.fail("it was read")
+    with cache.held(files), cache.held(files):
+        pass
+
+
+def test_where_there_are_no_locks_nothing_is_held(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = cache.CacheFiles(prepare(tmp_path, text).folder, 300)
+
+    def refuse(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(cache.fcntl, "flock", refuse)
+    with cache.held(files), cache.held(files, to_replace=True):
+        pass
 
 
 def test_two_users_of_one_cache_exclude_each_other() -> None:

@@ -19,6 +19,8 @@ from search_spaces.static_dropout import StaticGrid
 from tune_dd import journal
 from tune_dd.builtin_regimes import POCKET, REGIMES
 from tune_dd.console import Console
+from tune_dd.corpus.cache import CacheFiles, held
+from tune_dd.errors import UserError
 from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.progress import Progress
 from tune_dd.sweep.runs import RunFolder, new_folder
@@ -35,7 +37,7 @@ class FakeRay:
     is_local = True
 
     def __init__(self, *turns: Any) -> None:
-        self.events, self._turns, self.ended = self, iter(turns), 0
+        self.events, self._turns = self, iter(turns)
 
     def get(self, timeout: float) -> dict[str, Any]:
         for turn in self._turns:
@@ -43,8 +45,16 @@ class FakeRay:
             raise queue.Empty
         return {"event": "done"}
 
+    def start(self, plan: Plan) -> None:
+        pass
+
+    def search(self, run: RunFolder, what: dict[str, Any]) -> None:
+        pass
+
     def let_go(self) -> None:
-        self.ended += 1
+        pass
+
+    end = let_go
 
 
 @pytest.fixture
@@ -54,11 +64,11 @@ def folder(tmp_path: Path) -> RunFolder:
     return run
 
 
-def supervisor(run: RunFolder, ray: Any, *specs: TrialSpec) -> Supervisor:
+def supervisor(run: RunFolder, ray: Any, *specs: TrialSpec, context: dict[str, Any] | None = None) -> Supervisor:
     plan = Plan(REGIMES["owt"], "calibrate", "pocket", POCKET, (StaticGrid.of_scale(POCKET),), "cpu", 1, 1)
     state = SearchState(run, specs, lambda text: None)
     progress = Progress(Console(file=io.StringIO()), 1, "resume")
-    return Supervisor(run, plan, {}, state, progress, ray, hang_seconds=HANG_SECONDS)
+    return Supervisor(run, plan, context or {}, state, progress, ray, hang_seconds=HANG_SECONDS)
 
 
 @pytest.fixture
@@ -87,6 +97,25 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(folder: RunFolder, handl
     assert hang_up is signal.SIG_IGN
     assert terminate not in (signal.SIG_IGN, signal.SIG_DFL)
     assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)) == (signal.SIG_IGN, signal.SIG_DFL)
+
+
+def test_a_cache_is_held_while_it_is_searched(folder: RunFolder, tmp_path: Path) -> None:
+    files = CacheFiles(tmp_path / "cache", POCKET.vocab_size)
+    files.folder.mkdir()
+    files.tokens.touch()
+    tried = []
+
+    def replace() -> None:
+        with pytest.raises(UserError, match="a search that is running reads it"), held(files, to_replace=True):
+            pytest.fail("it would be replaced")
+        tried.append(True)
+
+    # The rounds of a search: a trial that is not trained is tried again.
+    watched = supervisor(folder, FakeRay(replace), spec(), context={"cache_folder": str(files.folder)})
+    watched.search()
+    assert tried
+    with held(files, to_replace=True):
+        pass
 
 
 @pytest.mark.parametrize("asleep", [True, False])
