@@ -23,27 +23,35 @@ CHAIN = Run(
     leaves="ray_results/tiny-all-pocket/*/report.html",
 )
 
-# (command, the run of the chain that was begun with it); MODEL is what the screen chose, or the size beside it.
-_PHASE = f"{SWEEP} {{REGIME}} --scale pocket --device cpu --phase"
+# Samples of the study's texts were named to it, as the tiny regime file names its own.
+_SAMPLES = {"owt": "openwebtext", "tinystories": "tinystories", "wikitext103": "wikitext"}
+
+
+def _phase(step: str) -> list[str]:
+    """The command of a phase of each regime's chain."""
+    texts = {name: f" --corpus-glob '.../{_SAMPLES[name]}/*.parquet'" if name in _SAMPLES else "" for name in REGIMES}
+    words = f"{SWEEP} {{REGIME}} --scale pocket --device cpu{{TEXT}} --phase {step}"
+    return [words.replace("{REGIME}", name).replace("{TEXT}", texts[name]) for name in REGIMES]
+
+
 _LAW = "ray_results/{REGIME}-all-pocket/TIMESTAMP/law/coefficients.json"
+# (command, the run of the chain that was begun with it); MODEL is what the screen chose, or the size beside it.
 STEPS: list[tuple[str, str]] = [
     (f"{SWEEP} REGIME --phase screen", "screen"),
     (f"{SWEEP} REGIME --phase confirm --from RUN", "confirm"),
     (f"{SWEEP} REGIME --phase stream --coefficients RUN", "stream"),
-    *((words, "screen") for words in every(f"{_PHASE} screen --models L1_H2_D32,L2_H2_D64 --address local", REGIMES)),
+    *((words, "screen") for words in _phase("screen --models L1_H2_D32,L2_H2_D64 --address local")),
     *(
         (words, "confirm")
-        for words in every(
-            f"{_PHASE} confirm --from ray_results/{{REGIME}}-screen-pocket/TIMESTAMP --address local", REGIMES
-        )
+        for words in _phase("confirm --from ray_results/{REGIME}-screen-pocket/TIMESTAMP --address local")
     ),
     *(
         (words.replace("MODEL", "L1_H2_D32" if "tinystories" in words else "L2_H2_D64"), "calibrate")
-        for words in every(f"{_PHASE} calibrate --models MODEL --address local", REGIMES)
+        for words in _phase("calibrate --models MODEL --address local")
     ),
     *(
         (words.replace("MODEL", "L2_H2_D64" if "tinystories" in words else "L1_H2_D32"), "stream")
-        for words in every(f"{_PHASE} stream --models MODEL --coefficients {_LAW} --address local", REGIMES)
+        for words in _phase(f"stream --models MODEL --coefficients {_LAW} --address local")
     ),
 ]
 

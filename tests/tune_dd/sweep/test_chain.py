@@ -244,7 +244,7 @@ def test_the_phases_of_the_chain_are_the_documented_commands(chain: tuple[Path, 
     for documented, phase in STEPS:
         config = artifacts.read_json(newest(study, f"tiny-{phase}-pocket") / artifacts.CONFIG)
         recorded = neutral(config["command"].replace(f"{study}/", "").replace(f" {' '.join(ANCHOR)}", ""))
-        words = neutral(documented)
+        words = neutral(re.sub(r" --corpus-glob \S+", "", documented))  # the tiny regime's file names its text
         if "REGIME" in shlex.split(documented):  # what a user types; the chain names scale, device and the rest besides
             left = iter(recorded)
             assert all(word == "RUN" or word in left for word in words), (documented, recorded)

@@ -18,6 +18,7 @@ from tune_dd.sweep.__main__ import main
 from tune_dd.sweep.chain_file import Chain
 from tune_dd.sweep.find import find_run, name_search
 from tune_dd.sweep.options import parse
+from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.runs import RunFolder
 
 CONFIG: dict[str, Any] = {"schema": artifacts.SCHEMA, "regime": {"name": "owt"}, "n_trials": 4}
@@ -59,7 +60,8 @@ def test_the_newest_unfinished_search_of_the_regime_whatever_its_phase(tmp_path:
     chain.write()
     done = RunFolder(confirm)
     done.write_config(done.config() | {"n_trials": 0})
-    (confirm / artifacts.REPORT).touch()
+    for name in (artifacts.REPORT, DECISION):
+        (confirm / name).touch()
     assert meant(tmp_path, "owt", "--resume") == ("calibrate", str(screen))
 
     with pytest.raises(UserError, match="no unfinished run owt-"):

@@ -27,7 +27,8 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run.write_config(config | {"created": "2026-01-01T00:00:00"})
     chain = storage / "owt-all-pocket" / "20260101-000000"
     chain.mkdir(parents=True)
-    Chain(chain, [], [], None, None, {"calibrate": "../../owt-calibrate-pocket/20260101-000000"}, []).write()
+    runs = {"calibrate": "../../owt-calibrate-pocket/20260101-000000"}
+    Chain(chain, ["owt", "--scale", "pocket"], [], None, None, runs, []).write()
     return storage
 
 
