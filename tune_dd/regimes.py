@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tune_dd.errors import UserError
@@ -301,6 +301,16 @@ class Regime:
         if name not in self.scales:
             raise UserError(f"regime {self.name} has no scale {name!r}: it has {', '.join(self.scales)}")
         return self.scales[name]
+
+    def reading(self, files: str | None, column: str | None) -> Regime:
+        """The regime with other text: files (a path or a glob; a folder as it is) and their column; None: its own."""
+        corpus = self.corpus
+        if files:
+            # Of what lies in a folder the reader takes what it can read, and its name is no pattern.
+            corpus = replace(corpus, kind="files", globs=(files,))
+        if column:
+            corpus = replace(corpus, column=column)
+        return replace(self, corpus=corpus)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

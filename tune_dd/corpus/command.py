@@ -6,7 +6,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from tune_dd.corpus.prepare import Corpus, load_corpus, prepare_corpus
 from tune_dd.corpus.sources import RECORD
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
-from tune_dd.regimes import SCALES, Regime
+from tune_dd.regimes import SCALES
 
 ALL = "all"
 
@@ -178,7 +177,7 @@ def _verify_cache(name: str, files: CacheFiles) -> str:
 
 
 def _build(args: argparse.Namespace, console: Console) -> None:
-    regime = _with_text(resolve_regime(args.regime), args)
+    regime = resolve_regime(args.regime).reading(args.corpus_glob or args.corpus, args.column)
     scale = regime.scale(args.scale)
     ensure_text(regime, offline=args.offline, say=lambda text: _say(console, text), bar=transfer_bar)
     corpus = prepare_corpus(
@@ -191,16 +190,6 @@ def _build(args: argparse.Namespace, console: Console) -> None:
         show_progress=True,
     )
     _say(console, f"{regime.name}: {_describe_corpus(corpus, scale.vocab_size)}")
-
-
-def _with_text(regime: Regime, args: argparse.Namespace) -> Regime:
-    """The regime with the text that the options name, as ``tune_dd.sweep`` takes them."""
-    corpus = regime.corpus
-    if args.corpus or args.corpus_glob:
-        corpus = replace(corpus, kind="files", globs=(args.corpus_glob or args.corpus,))
-    if args.column:
-        corpus = replace(corpus, column=args.column)
-    return replace(regime, corpus=corpus)
 
 
 def _describe_corpus(corpus: Corpus, vocab_size: int) -> str:

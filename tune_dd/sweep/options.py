@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.adaptive_grid import BUDGET, TARGET_WIDTH
@@ -196,14 +195,7 @@ def choose_regime(args: argparse.Namespace) -> Regime:
 
     ``--quick`` without a corpus of the user's is always the embedded one, so that it needs nothing.
     """
-    regime = resolve_regime(regime_word(args))
-    corpus = regime.corpus
-    if args.corpus or args.corpus_glob:
-        # A folder as it is: of what lies in it the reader takes what it can read, and its name is no pattern.
-        corpus = replace(corpus, kind="files", globs=(args.corpus_glob or args.corpus,))
-    if args.column:
-        corpus = replace(corpus, column=args.column)
-    return replace(regime, corpus=corpus)
+    return resolve_regime(regime_word(args)).reading(args.corpus_glob or args.corpus, args.column)
 
 
 def regime_word(args: argparse.Namespace) -> str:
