@@ -22,7 +22,7 @@ from tune_dd.console import Console
 from tune_dd.errors import UserError
 from tune_dd.regimes import SCALES, ModelSpec, Scale
 from tune_dd.sweep.chain_file import CHAIN, Chain, unfinished_chains
-from tune_dd.sweep.manage import crashed_ids, crashed_rest, finished_ids, is_finished, refuse_lost_journals
+from tune_dd.sweep.manage import GATES, crashed_ids, crashed_rest, is_finished, refuse_lost_journals
 from tune_dd.sweep.options import (
     CHAINED,
     NEWEST,
@@ -34,10 +34,10 @@ from tune_dd.sweep.options import (
 from tune_dd.sweep.phases import ADAPTIVE_OPTIONS, DECISION, SUGGESTING
 from tune_dd.sweep.plan import differences
 from tune_dd.sweep.runs import RunFolder, group_name, hold, is_held, make_folder, shown_path
+from tune_dd.sweep.state import finished_ids
 from tune_dd.sweep.values import read_models
 
 LAW_FOLDER = "law"
-GATES = ("screen", "confirm")
 CRASHED, INTERRUPTED = 3, 130  # exit codes: of a phase with crashed trials, and of Ctrl-C
 SHAPES = (
     "prefixes",

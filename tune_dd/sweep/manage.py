@@ -16,6 +16,7 @@ from tune_dd.errors import UserError
 from tune_dd.sweep.phases import DECISION
 from tune_dd.sweep.progress import format_seconds
 from tune_dd.sweep.runs import RunFolder, find_runs, hold, is_held, shown_path
+from tune_dd.sweep.state import finished_ids
 
 GATES = ("screen", "confirm")  # phases whose report comes with a decision
 
@@ -39,16 +40,6 @@ def refuse_lost_journals(run: RunFolder) -> None:
             f"{run.path} is a saved copy or has lost its journals: name the run that it was copied from, or restore "
             "its journals, or start a new run"
         )
-
-
-def finished_ids(run: RunFolder) -> set[str]:
-    """Trials whose journals say that they are finished."""
-    found = set()
-    for path in run.journals.glob(f"*{journal.SUFFIX}"):
-        with contextlib.suppress(journal.DamagedJournal, FileNotFoundError):
-            if journal.read_journal(path).finished:
-                found.add(path.name.removesuffix(journal.SUFFIX))
-    return found
 
 
 def crashed_ids(run: RunFolder) -> set[str]:

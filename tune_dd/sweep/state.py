@@ -26,14 +26,19 @@ class LiveTrial:
     changed: float
 
 
-def ended_trials(run: RunFolder, *, crashed: bool) -> set[str]:
-    """trial_ids of the journals that are finished, with ``crashed`` also of the crashes; nothing is set aside."""
-    found = set(journal.read_crashes(run.journals)) if crashed else set()
+def finished_ids(run: RunFolder) -> set[str]:
+    """Trials whose journals say that they are finished."""
+    found = set()
     for path in run.journals.glob(f"*{journal.SUFFIX}"):
         with contextlib.suppress(journal.DamagedJournal, FileNotFoundError):
             if journal.read_journal(path).finished:
                 found.add(path.name.removesuffix(journal.SUFFIX))
     return found
+
+
+def ended_trials(run: RunFolder, *, crashed: bool) -> set[str]:
+    """trial_ids of the journals that are finished, with ``crashed`` also of the crashes; nothing is set aside."""
+    return finished_ids(run) | (set(journal.read_crashes(run.journals)) if crashed else set())
 
 
 class SearchState:
