@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.carry import Text, carry, comparable, scaled, text_of
+from analysis.carry import carry, scaled
 from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
+from analysis.foretell import Text, comparable, text_of
 from analysis.holdout import BASELINES, RIVALS
 from analysis.pilot import Split, measure_scale, split
 from analysis.report import calibration_rows
@@ -62,7 +63,7 @@ class Study:
         holdouts: place -> rows of the static runs that laws were frozen for beforehand.
         frozen: place -> the forms (as they are fitted) that were frozen for all of those runs.
         streams: the streams that a law was frozen for.
-        texts: place -> its text, where a run there has counted its bigrams.
+        texts: place -> its text, where a run there holds its counts.
     """
 
     calibrations: dict[Place, pd.DataFrame]
@@ -141,8 +142,8 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     cell's own optimum, drawn anew from its noise and held to the clamp: what a law that knew it would be charged).
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
-    corpus. Those are judged by the law as it is, by the law carried to that text by its bigrams (``analysis.carry``),
-    where runs of both texts have counted them, and by the law carried by a pilot (``analysis.pilot``), a few trials of
+    corpus. Those are judged by the law as it is, by the law carried to that text by its counts (``analysis.foretell``,
+    the rule of the other texts), where runs of both texts have counted them, and by the law carried by a pilot (``analysis.pilot``), a few trials of
     that text's calibration: all on the seeds that the pilot does not have. Laws that a calibration leaves undetermined
     are left out.
     """

@@ -2,7 +2,7 @@
 
 U of the other text counts for more or less than that of the calibrated one, by a scale. Where TEXT is a run on the
 other text its trials tell the scale: a pilot of the largest calibrated model, three small prefixes, five dropouts and
-one seed does. Where TEXT is a token cache, its bigrams foretell it.
+one seed does. Where TEXT is a token cache, its counts foretell it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from analysis.advise import read_coefficients
-from analysis.carry import Text, carry, text_of
+from analysis.carry import carry
 from analysis.coefficients import Coefficients
 from analysis.exports import make_folder
+from analysis.foretell import Text, text_of
 from analysis.saved import CHAIN
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import COEFFICIENTS, CONFIG, METRICS, coefficients_file, read_json, write_json
 from tune_dd.console import Console
 from tune_dd.errors import UserError
 
-TRIALS, BIGRAMS = "trials", "bigrams"  # what may tell the scale
+TRIALS, COUNTS = "trials", "counts"  # what may tell the scale
 
 
 def carry_command(arguments: Sequence[str]) -> int:
@@ -35,8 +36,8 @@ def carry_command(arguments: Sequence[str]) -> int:
     if (options.out / COEFFICIENTS).resolve() == coefficients_file(options.coefficients).resolve():
         raise UserError(f"{options.out} holds the law that is to be carried: give --out another folder")
     run = _run_of(options.text)
-    if (options.by or (BIGRAMS if run is None else TRIALS)) == BIGRAMS:
-        carried = _by_bigrams(fitted, options)
+    if (options.by or (COUNTS if run is None else TRIALS)) == COUNTS:
+        carried = _by_counts(fitted, options)
     elif run is None:
         raise UserError(f"{options.text} is no run with read-outs: train a pilot on that text and name its run")
     else:
@@ -61,12 +62,12 @@ def _by_trials(fitted: Coefficients, run: Path) -> Coefficients:
     if rows.empty:
         raise UserError(
             f"{run} has no cell of two fixed dropouts to tell a scale by: name a calibrate run on that text, or take "
-            f"--by {BIGRAMS}"
+            f"--by {COUNTS}"
         )
     return carry_by_trials(fitted, rows)
 
 
-def _by_bigrams(fitted: Coefficients, options: argparse.Namespace) -> Coefficients:
+def _by_counts(fitted: Coefficients, options: argparse.Namespace) -> Coefficients:
     home = options.calibrated_on or options.coefficients
     calibrated, other = read_text(home), read_text(options.text)
     if fitted.tokenizer_hash not in ("", calibrated.tokenizer_hash):
@@ -93,7 +94,7 @@ def read_text(place: Path) -> Text:
     """The text of a run, of a chain, or of a token cache: its folder, or its manifest where it has several.
 
     Raises:
-        UserError: it is none of them, is damaged, or was made before bigrams were counted.
+        UserError: it is none of them, is damaged, or was made before its bigrams were counted.
     """
     try:
         text = text_of(_config(place))
@@ -101,7 +102,7 @@ def read_text(place: Path) -> Text:
         raise UserError(f"{place} is damaged ({error!r}): name another run, or build the cache anew") from None
     if text is None:
         raise UserError(
-            f"{place} is from before bigrams were counted: build its text with `python -m tune_dd.corpus build` and "
+            f"{place} is from before its counts were taken: build its text with `python -m tune_dd.corpus build` and "
             "name that cache (for a RUN by --calibrated-on)"
         )
     return text
@@ -136,9 +137,9 @@ def parser() -> OneLineParser:
     add = result.add_argument
     add("coefficients", type=Path, metavar="RUN", help="a calibrate run or a chain: its law, and the text it is of")
     add("text", type=Path, metavar="TEXT", help="the other text: a run on it, or its cache .cache/dropout_decay_NAME")
-    by = "what tells the scale (default: a run's trials, a cache's bigrams)"
-    add("--by", choices=(TRIALS, BIGRAMS), help=by)
-    where = "for the bigrams of coefficients that lie without their run: a run on the text they are of, or its cache"
+    by = "what tells the scale (default: a run's trials, a cache's counts)"
+    add("--by", choices=(TRIALS, COUNTS), help=by)
+    where = "for the counts of coefficients that lie without their run: a run on the text they are of, or its cache"
     add("--calibrated-on", type=Path, metavar="TEXT", help=where)
     add("--regime", metavar="NAME", help="name of the other text's regime (default: its run's, or its cache folder's)")
     add("--out", type=Path, required=True, metavar="FOLDER", help="where the other text's coefficients.json goes")

@@ -1,7 +1,7 @@
 """Which form of law holds beyond what it was fitted to: ``python -m analysis laws``.
 
 Every form is fitted to each regime's calibration, the cells of runs that no law was frozen for, and judged on larger
-models, longer training, larger prefixes, other texts (as it is, and carried there by bigrams or by a pilot) and
+models, longer training, larger prefixes, other texts (as it is, and carried there by counts or by a pilot) and
 streams. It is also told what U of one text counts as under the law of another.
 """
 
@@ -16,12 +16,13 @@ import pandas as pd
 
 from analysis.bakeoff import judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
 from analysis.exports import make_folder, write_pair
+from analysis.foretell import LEAST_TEXTS, fit_rule, record
 from analysis.tables import load_experiment
 from analysis.terminal import interval_text, make_console, new_table
-from analysis.texts import bigram_slope
+from analysis.texts import measure
 from analysis.verdict import winner
 from tune_dd.arguments import OneLineParser
-from tune_dd.artifacts import METRICS
+from tune_dd.artifacts import METRICS, write_json
 from tune_dd.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,8 +84,14 @@ def laws_command(arguments: Sequence[str]) -> int:
     texts = judge_texts(study, seed=options.seed)
     if len(texts):
         console.print_table(_texts_table(texts, console))
-    if len(texts) and texts["scale"].notna().any():
-        console.print(f"Best scales over differences in bigram loss: {bigram_slope(texts):.2f} decades of U per nat.")
+    measured = measure(texts, study.texts) if len(texts) else []
+    if len(measured) >= LEAST_TEXTS:
+        rule = fit_rule(measured)
+        console.print(
+            f"What U of {len(measured)} texts counts as goes with {rule.per_nat:.2f} decades per nat of bigram loss less "
+            f"and {rule.per_root:.2f} per root of the share repeated; texts left out are told to {rule.spread:.2f}.",
+            soft_wrap=True,
+        )
     name, why = winner(cells, streams)
     console.print(Text(f"{name}: {why}", style="bold"))
     if options.out is not None:
@@ -94,6 +101,7 @@ def laws_command(arguments: Sequence[str]) -> int:
         write_pair(options.out, "law_streams", streams)
         if len(texts):
             write_pair(options.out, "law_texts", texts)
+            write_json(options.out / "measured_texts.json", record(measured))
         console.print(f"Tables: {options.out}", soft_wrap=True)
     return 0
 
@@ -102,7 +110,7 @@ def _texts_table(texts: pd.DataFrame, console: Console) -> Table:
     """The pairs of the first text: what U of each other one counts as."""
     first = texts["fitted_on"].iloc[0]
     table = new_table(f"What U of another text counts as under the law of {first}, and its mean regret there", console)
-    names = ("text", "bigrams", "pilot", "best", "as it is", "by bigrams", "by a pilot", "at best", "its own law")
+    names = ("text", "counts", "pilot", "best", "as it is", "by counts", "by a pilot", "at best", "its own law")
     for name in names:
         table.add_column(name, justify="left" if name == "text" else "right")
     for row in texts[texts["fitted_on"] == first].to_dict("records"):
@@ -127,5 +135,10 @@ def parser() -> OneLineParser:
     add("--every", action="store_true", help="judge every form on every hold-out, seen or not when it was made")
     add("--bootstrap", type=int, default=2000, help="draws behind the streams' intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of every bootstrap (default: %(default)s)")
-    add("--out", type=Path, metavar="FOLDER", help="write law_cells.*, law_streams.* and law_texts.* there")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write law_cells.*, law_streams.*, law_texts.* and measured_texts.json there",
+    )
     return result

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.carry import Text, comparable, loss_difference, unique_scale
 from analysis.coefficients import Coefficients
+from analysis.foretell import MeasuredText, Text, comparable, foretold_decades
 from analysis.pilot import SCALES, Split, interval_of, measure_scale
 from analysis.targets import Targets
 from tune_dd.errors import UserError
@@ -27,19 +27,19 @@ def compare_texts(
     Args:
         laws, cells, texts: (regime, scale, tokenizer) -> the law fitted there, its cells, its text if that is known.
 
-    Returns one row per pair: fitted_on, regime, loss_difference (bigram loss of the first less that of the second,
-    nats per token), scale (what U is multiplied by for it), pilot_scale (as a pilot measures it) with its 95 % interval
-    pilot_low and pilot_high, best_scale (the one with the least regret of ``SCALES``), and the mean regrets, nats per
-    token: regret_raw without a scale, regret_carried, regret_piloted and regret_best with these three, regret_own of
-    the law that was fitted to this text itself. NaN where the two texts' bigrams do not compare, and where there is no
-    pilot or it tells nothing.
+    Returns one row per pair: fitted_on, regime, scale (what U is multiplied by, by the counts of the two texts and the
+    rule fitted to others) with its 95 % interval low and high, pilot_scale (as a pilot measures it) with its pilot_low
+    and pilot_high, best_scale (the one with the least regret of ``SCALES``), and the mean regrets, nats per token:
+    regret_raw without a scale, regret_carried, regret_piloted and regret_best with these three, regret_own of the law
+    that was fitted to this text itself. NaN where the two texts' counts do not compare, and where there is no pilot or
+    it tells nothing.
     """
     rows: list[dict[str, Any]] = []
     for first, second in permutations(laws, 2):
         if first[0] == second[0] or first[1] != second[1]:
             continue
         judged = cells[second].cells
-        difference, scale = _foretold(texts.get(first), texts.get(second))
+        scale, scale_low, scale_high = _foretold(texts.get(first), texts.get(second))
         piloted, low, high = _piloted(laws[first], cells[second])
         scales = np.array([1.0, scale, piloted, *SCALES])
         tried = regrets(laws[first], judged, np.nan_to_num(scales, nan=1.0))
@@ -49,8 +49,9 @@ def compare_texts(
             {
                 "fitted_on": first[0],
                 "regime": second[0],
-                "loss_difference": difference,
                 "scale": scale,
+                "low": scale_low,
+                "high": scale_high,
                 "pilot_scale": piloted,
                 "pilot_low": low,
                 "pilot_high": high,
@@ -65,11 +66,13 @@ def compare_texts(
     return pd.DataFrame(rows)
 
 
-def _foretold(here: Text | None, there: Text | None) -> tuple[float, float]:
-    """The difference in bigram loss and the scale by it, NaN where the two do not compare."""
+def _foretold(here: Text | None, there: Text | None) -> tuple[float, float, float]:
+    """The scale by counts and its interval, NaN where the two do not compare."""
     if here is None or there is None or not comparable(here, there):
-        return np.nan, np.nan
-    return loss_difference(here, there), unique_scale(here, there)
+        return np.nan, np.nan, np.nan
+    decades, rule = foretold_decades(here, there)
+    scale, low, high = (float(10.0 ** (decades + side * 1.96 * rule.spread)) for side in (0, -1, 1))
+    return scale, low, high
 
 
 def _piloted(law: Coefficients, other: Split) -> tuple[float, float, float]:
@@ -89,8 +92,20 @@ def regrets(law: Coefficients, cells: Targets, scales: Array) -> Array:
     return np.asarray(np.mean(each, axis=0))
 
 
-def bigram_slope(pairs: pd.DataFrame) -> float:
-    """Decades of U per nat of bigram loss: least squares of log10(best_scale), through the origin."""
-    told = pairs.dropna(subset="loss_difference")
-    difference = told["loss_difference"]
-    return float((difference * np.log10(told["best_scale"])).sum() / (difference**2).sum())
+def measure(pairs: pd.DataFrame, texts: Mapping[Place, Text]) -> list[MeasuredText]:
+    """The texts of the pairs with the decades that their U lies above the mean text's, by least squares of best_scale.
+
+    What ``analysis/measured_texts.json`` holds of fourteen texts. Texts without counts, and of a regime that is there
+    at several scales or under several tokenizers, are left out.
+    """
+    named = [place[0] for place in texts]
+    known = {place[0]: text for place, text in texts.items() if named.count(place[0]) == 1}
+    pairs = pairs[pairs["fitted_on"].isin(known) & pairs["regime"].isin(known)]
+    regimes = sorted(set(pairs["regime"]))
+    at = {regime: number for number, regime in enumerate(regimes)}
+    design = np.zeros((len(pairs), len(regimes)))
+    design[np.arange(len(pairs)), pairs["regime"].map(at)] = 1.0
+    design[np.arange(len(pairs)), pairs["fitted_on"].map(at)] = -1.0
+    # Of all that differ by a constant the least-norm solution has the mean 0.
+    decades = np.linalg.lstsq(design, np.log10(pairs["best_scale"].to_numpy()), rcond=None)[0]
+    return [MeasuredText(known[regime], float(decades[at[regime]])) for regime in regimes]

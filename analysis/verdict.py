@@ -9,8 +9,8 @@ import pandas as pd
 
 from tune_dd.laws import LAWS, REFERENCE_LAW
 
-# Kinds of hold-out: the law of one text carried to another, by bigrams or by a pilot. They have no vote.
-CARRIED, PILOTED = "another corpus, by bigrams", "another corpus, by a pilot"
+# Kinds of hold-out: the law of one text carried to another, by counts or by a pilot. They have no vote.
+CARRIED, PILOTED = "another corpus, by counts", "another corpus, by a pilot"
 
 # Nats per token: half of the last digit shown. Laws that differ by less are level.
 TIED = 5e-5

@@ -115,7 +115,7 @@ STUDY: list[Run] = [
     Run(
         "python -m analysis carry RUN TEXT --out FOLDER",
         put={"RUN": "@tiny-all-pocket", "TEXT": ".cache/dropout_decay_tiny", "FOLDER": "carried"},
-        prints=r"tiny: carried from tiny by bigram loss [\s\S]*U counts 1\.00 times",
+        prints=r"tiny: carried from tiny by counts [\s\S]*U counts 1\.00 \[",
         leaves="carried/coefficients.json",
     ),
     Run(

@@ -22,7 +22,7 @@ PLAIN = {
     "larger P": "larger models",
     "longer C": "longer training",
     "larger U": "more text",
-    CARRIED: "another corpus by a law carried there by bigrams",
+    CARRIED: "another corpus by a law carried there by counts",
     PILOTED: "another corpus by a law carried there by a pilot",
 }
 AIM = 0.01  # nats per token: how near to the best path a law's path should end

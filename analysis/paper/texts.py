@@ -1,4 +1,4 @@
-"""What it costs to use the law of one text on another: as it is, carried by bigrams, carried by a pilot."""
+"""What it costs to use the law of one text on another: as it is, carried by counts, carried by a pilot."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from analysis.bakeoff import Study as Runs
 from analysis.bakeoff import judge_texts
+from analysis.foretell import LEAST_TEXTS, fit_rule
 from analysis.paper.blocks import Block, Cited, Paragraph, Parts, Ref, Table
 from analysis.paper.studies import Study, class_words
+from analysis.texts import measure
 from tune_dd.laws import DEFAULT_LAW, LAWS
 
 # Column of the pairs' regret -> how it is called.
 WAYS = {
     "raw": "as it is",
-    "carried": "by bigrams",
+    "carried": "by counts",
     "piloted": "by a pilot",
     "best": "best scale",
     "own": "its own law",
 }
 SOURCE = "all calibrations"
-LEAST_TEXTS = 5  # of which a rank correlation is told
 
 
 def text_blocks(evidence: str, studies: Sequence[Study], runs: Runs) -> list[Block]:
@@ -33,7 +33,7 @@ def text_blocks(evidence: str, studies: Sequence[Study], runs: Runs) -> list[Blo
         return []
     shares = overlaps(studies)
     table = texts_table(evidence, studies, pairs, shares)
-    return [Paragraph((Ref(table.name), *over_all_pairs(pairs), *repetition(pairs, shares))), table]
+    return [Paragraph((Ref(table.name), *over_all_pairs(pairs), *counted(pairs, runs))), table]
 
 
 def overlaps(studies: Sequence[Study]) -> dict[str, float]:
@@ -47,23 +47,27 @@ def overlaps(studies: Sequence[Study]) -> dict[str, float]:
     return found
 
 
-def repetition(pairs: pd.DataFrame, shares: Mapping[str, float]) -> Parts:
-    """How the texts' scales go with how much they repeat themselves; nothing of a few texts, or of equal ones."""
-    scales = np.log10(pairs["best_scale"]).groupby(pairs["regime"]).mean()
-    known = [str(regime) for regime in scales.index if regime in shares]
-    if len(known) < LEAST_TEXTS or len({shares[regime] for regime in known}) == 1:
+def counted(pairs: pd.DataFrame, runs: Runs) -> Parts:
+    """The rule by which counts foretell a scale, and what it told of texts that it was not fitted to; empty of few."""
+    measured = measure(pairs, runs.texts)
+    if len(measured) < LEAST_TEXTS:
         return ()
-    found = spearmanr(scales[known], [shares[regime] for regime in known])
-    cited = Cited(SOURCE)
+    rule, known, cited = fit_rule(measured), pairs[pairs["scale"].notna()], Cited(SOURCE)
+    held = (known["low"] <= known["best_scale"]) & (known["best_scale"] <= known["high"])
     return (
-        " What texts repeat goes with it: over ",
-        cited.count(len(known), "config.data.manifest.validation_overlap, texts"),
-        " texts the rank correlation of the scale at which a text's U counts with its overlap, the share of its "
-        "validation text's 13-grams that its training text has too, is ",
-        cited.number(float(found.statistic), "rank correlation of best_scale and validation_overlap", 2),
-        " (p-value ",
-        cited.p_value(float(found.pvalue), "rank correlation of best_scale and validation_overlap, p"),
-        ").",
+        " Over ",
+        cited.count(len(measured), "measured_texts"),
+        " texts what a text's U counts as goes with ",
+        cited.number(rule.per_nat, "measured_texts, decades of U per nat of bigram loss", 2),
+        " decades per nat that a bigram model loses less on it, and ",
+        cited.number(rule.per_root, "measured_texts, decades of U per root of validation_overlap", 2),
+        " per root of its overlap, the share of its validation text's 13-grams that its training text has too; pairs "
+        "left out with both their texts are told to ",
+        cited.number(rule.spread, "measured_texts, root mean square of pairs left out, decades", 3),
+        " decades. Every pair is carried by the rule of other texts than its two, whose 95 % interval holds the best "
+        "scale in ",
+        cited.number(float(held.mean()), "law_texts.low to high, share that holds best_scale", 2),
+        " of the pairs.",
     )
 
 
@@ -85,9 +89,9 @@ def over_all_pairs(pairs: pd.DataFrame) -> Parts:
         *mean("raw"),
         " nats per token as it is, ",
         *mean("carried"),
-        " carried by bigrams (",
+        " carried by counts (",
         compared,
-        " pairs whose bigram losses compare), ",
+        " pairs whose counts compare), ",
         *mean("piloted"),
         " carried by a pilot, and ",
         *mean("own"),
@@ -116,7 +120,7 @@ def texts_table(evidence: str, studies: Sequence[Study], pairs: pd.DataFrame, sh
         name=f"texts-{evidence}",
         caption=(
             f"The {LAWS[DEFAULT_LAW].cells} law of every other text on each: mean regret, nats per token, as it is, "
-            "with U scaled by bigrams, by a pilot and at best, and of the law fitted to that text, on the seeds that "
+            "with U scaled by counts, by a pilot and at best, and of the law fitted to that text, on the seeds that "
             "the pilots do not have; and the share of the text's validation 13-grams that its training text has too. "
             f"{class_words(studies)}",
         ),

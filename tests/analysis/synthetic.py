@@ -203,12 +203,18 @@ def write_run(folder: Path, rows: Sequence[dict[str, Any]], *, config: dict[str,
 
 
 def text_config(
-    regime: str, corpus: str, bigram_loss: float, *, run_id: str = "synthetic", vocab_size: int = 512
+    regime: str,
+    corpus: str,
+    bigram_loss: float,
+    *,
+    overlap: float = 0.04,
+    run_id: str = "synthetic",
+    vocab_size: int = 512,
 ) -> dict[str, Any]:
     """What config.json says of the text that a run was trained on."""
     counted = {"val_loss": bigram_loss, "train_tokens": 2_000_000, "val_tokens": 200_000}
     data = {
-        "manifest": {"bigram": counted, "settings": {"vocab_size": vocab_size}},
+        "manifest": {"bigram": counted, "validation_overlap": overlap, "settings": {"vocab_size": vocab_size}},
         "tokenizer_hash": f"{corpus}-tokenizer",
         "corpus_hash": f"{corpus}-corpus",
     }

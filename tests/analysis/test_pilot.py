@@ -149,7 +149,7 @@ def test_the_carried_law_is_better_on_the_other_seeds_than_the_law_as_it_is(fitt
 def test_what_the_trials_do_not_tell_is_said(fitted: Coefficients, there: Path) -> None:
     rows = pilot_of(there)
     rising = rows.assign(val_loss=4.0 + rows["dropout"])
-    with pytest.raises(UserError, match=r"none of the 12 cells .* inside the grid.*, or take --by bigrams"):
+    with pytest.raises(UserError, match=r"none of the 12 cells .* inside the grid.*, or take --by counts"):
         carry_by_trials(fitted, rising)
     few = rows[rows["dropout"].isin([0.0, 0.1, 0.3, 0.4])]
     told = carry_by_trials(fitted, few)
@@ -163,15 +163,15 @@ def test_what_the_trials_do_not_tell_is_said(fitted: Coefficients, there: Path) 
     assert SCALES[-1] == pytest.approx(10.0)
 
 
-def test_the_command_takes_a_run_s_trials_or_its_bigrams(
+def test_the_command_takes_a_run_s_trials_or_its_counts(
     here: Path, there: Path, synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["carry", str(here), str(there), "--out", str(tmp_path / "out")]
     assert main(words) == 0
     assert "owt: carried from pydocs by 192 trials on owt (32 cells): U counts" in capsys.readouterr().out
     by_trials = read_coefficients(tmp_path / "out")
-    assert main([*words, "--by", "bigrams", "--regime", "web"]) == 0
-    assert "web: carried from pydocs by bigram loss (3.600 there and 3.600 here" in capsys.readouterr().out
+    assert main([*words, "--by", "counts", "--regime", "web"]) == 0
+    assert "web: carried from pydocs by counts (bigram loss 3.600 there and 3.600 here" in capsys.readouterr().out
     assert read_coefficients(tmp_path / "out").coefficients != by_trials.coefficients
     bare = tmp_path / "bare"
     bare.mkdir()

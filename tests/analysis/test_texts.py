@@ -11,9 +11,9 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.bakeoff import ANOTHER, Study, judge_cells, judge_texts, sort_runs
-from analysis.carry import BIGRAM_SLOPE
+from analysis.foretell import rule_without
 from analysis.tables import load_experiment
-from analysis.texts import bigram_slope
+from analysis.texts import measure
 from analysis.verdict import CARRIED, PILOTED
 from tune_dd.regimes import ModelSpec
 
@@ -22,18 +22,20 @@ INNER, MODELS = (4_000, 8_000, 16_000, 32_000), (ModelSpec(1, 2, 32), ModelSpec(
 
 @pytest.fixture(scope="module")
 def runs(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two texts, of which the second behaves at U as the first one does at 2 U, and has the bigram loss for it."""
+    """Two texts, of which the second behaves at U as the first one does at 2 U, and the counts for it."""
     folder = tmp_path_factory.mktemp("texts")
     here = synthetic.calibration(prefixes=INNER, models=MODELS)
     doubled = synthetic.calibration(
         prefixes=[2 * u for u in INNER], models=MODELS, regime="owt", corpus="web", seeds=(3, 4)
     )
     there = [row | {"unique_tokens": row["unique_tokens"] // 2} for row in doubled]
-    losses = (3.6, 3.6 - np.log10(2) / BIGRAM_SLOPE)
+    rule = rule_without(frozenset({"pydocs", "owt"}))
+    repeated = (0.2 + (np.log10(2) - rule.per_nat * 0.5) / rule.per_root) ** 2
+    counted = ((3.6, 0.04), (3.1, repeated))
     return [
-        synthetic.write_run(folder / regime, rows, config=synthetic.text_config(regime, corpus, loss))
-        for rows, regime, corpus, loss in zip(
-            (here, there), ("pydocs", "owt"), ("docstrings", "web"), losses, strict=True
+        synthetic.write_run(folder / regime, rows, config=synthetic.text_config(regime, corpus, loss, overlap=share))
+        for rows, regime, corpus, (loss, share) in zip(
+            (here, there), ("pydocs", "owt"), ("docstrings", "web"), counted, strict=True
         )
     ]
 
@@ -60,24 +62,27 @@ def test_the_scale_that_a_text_has_is_found_from_its_cells(study: Study) -> None
     assert 1.6 < 1 / pairs.at["owt", "best_scale"] < 2.5
     assert pairs.at["pydocs", "pilot_low"] < 2 < pairs.at["pydocs", "pilot_high"]
     assert pairs.at["owt", "pilot_low"] < 1 / 2 < pairs.at["owt", "pilot_high"]
-    assert bigram_slope(pairs) == pytest.approx(BIGRAM_SLOPE, rel=0.3)
+    assert pairs.at["pydocs", "low"] < 2 < pairs.at["pydocs", "high"]
+    measured = {each.text.regime: each.decades for each in measure(judge_texts(study, law="separable"), study.texts)}
+    assert measured["owt"] - measured["pydocs"] == pytest.approx(np.log10(2), abs=0.1)
+    assert sum(measured.values()) == pytest.approx(0.0, abs=1e-12)
     for _, pair in pairs.iterrows():
         assert pair["regret_best"] <= min(pair["regret_raw"], pair["regret_carried"], pair["regret_piloted"])
         assert max(pair["regret_carried"], pair["regret_piloted"]) < 0.5 * pair["regret_raw"]
         assert pair["regret_best"] == pytest.approx(pair["regret_own"], abs=0.006)
 
 
-def test_texts_whose_bigrams_nobody_counted_are_compared_by_pilots(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_texts_that_nobody_counted_are_compared_by_pilots(synthetic: ModuleType, tmp_path: Path) -> None:
     rows = synthetic.calibration(prefixes=INNER, seeds=(0, 1))
     other = synthetic.calibration(prefixes=INNER, seeds=(0, 1), regime="owt", corpus="web")
     old = synthetic.write_run(tmp_path / "old", rows)
     new = synthetic.write_run(tmp_path / "new", other, config=synthetic.text_config("owt", "web", 3.9))
     study = sort_runs([load_experiment([run]) for run in (old, new)])
     pairs = judge_texts(study, law="first_order")
-    assert pairs[["loss_difference", "scale", "regret_carried"]].isna().all(axis=None)
+    assert pairs[["scale", "low", "high", "regret_carried"]].isna().all(axis=None)
     assert pairs[["pilot_scale", "best_scale", "regret_piloted", "regret_own"]].notna().all(axis=None)
     cells = judge_cells(study, laws=("first_order",))
-    assert set(cells["kind"]) == {ANOTHER, PILOTED}, "a pilot needs no bigrams"
+    assert set(cells["kind"]) == {ANOTHER, PILOTED}, "a pilot needs no counts"
 
 
 def test_the_command_tells_what_a_text_counts_as(
@@ -85,9 +90,11 @@ def test_the_command_tells_what_a_text_counts_as(
 ) -> None:
     assert main(["laws", *map(str, runs), "--out", str(tmp_path / "laws")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "another corpus, by bigrams" in out
+    assert "another corpus, by counts" in out
     assert "another corpus, by a pilot" in out
     assert "What U of another text counts as under the law of owt" in out
-    assert "decades of U per nat" in out
+    assert "decades per nat" not in out, "two texts tell no rule"
     written = json.loads((tmp_path / "laws" / "law_texts.json").read_text())
     assert "best_scale" in json.dumps(written)
+    scales = json.loads((tmp_path / "laws" / "measured_texts.json").read_text())
+    assert [each["regime"] for each in scales] == ["owt", "pydocs"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure as Canvas
 
 from analysis.bakeoff import judge_cells, judge_texts, sort_runs, summarise_cells
+from analysis.foretell import fit_rule, measured_texts
 from analysis.paper import bakeoff, figures, holdouts, laws, search, streams, texts
 from analysis.paper.blocks import DASH, MINUS, Number, Table, plain
 from analysis.paper.studies import Study, find_studies
@@ -210,25 +211,28 @@ def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: Mo
     assert bakeoff.section(studies[:1]).blocks == []
 
 
-def test_what_texts_repeat_is_told_beside_what_their_tokens_count_as(synthetic: ModuleType, tmp_path: Path) -> None:
+def test_the_paper_tells_the_rule_of_the_texts_that_were_counted(
+    synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("owt", "pydocs"):
+        config = synthetic.text_config(name, name, 3.5, overlap=0.01)
         synthetic.write_finished(tmp_path / f"{name}-calibrate-pocket" / "1", synthetic.calibration(regime=name))
-    studies = find_studies(tmp_path)
-    measured = next(study for study in studies if study.regime == "owt")
-    measured.analysis.experiment.configs[0]["data"]["manifest"]["validation_overlap"] = 0.01
-    assert texts.overlaps(studies) == {"owt": 0.01}
-    names = [f"text{number}" for number in range(6)]
+        study = next(study for study in find_studies(tmp_path) if study.regime == name)
+        study.analysis.experiment.configs[0]["data"]["manifest"].update(config["data"]["manifest"])
+        assert texts.overlaps([study]) == {name: 0.01}
+    measured = measured_texts()
     pairs = pd.DataFrame(
-        [(other, name, 2.0**number) for other in names for number, name in enumerate(names) if other != name],
-        columns=["fitted_on", "regime", "best_scale"],
-    )
-    rising = {name: 0.1 * position for position, name in enumerate(names)}
-    said = plain(texts.repetition(pairs, rising))
-    assert "over 6 texts the rank correlation" in said
-    assert "is 1.00 (p-value < 0.001)." in said
-    assert "is −1.00" in plain(texts.repetition(pairs, {name: -share for name, share in rising.items()}))
-    assert texts.repetition(pairs, dict.fromkeys(names, 0.1)) == ()
-    assert texts.repetition(pairs, dict.fromkeys(names[:4], 0.1)) == ()
+        [(1.0, 0.5, 2.0), (3.0, 0.5, 2.0), (float("nan"),) * 3], columns=["best_scale", "low", "high"]
+    ).assign(scale=[1.1, 1.1, float("nan")])
+    runs = SimpleNamespace(texts={})
+    assert texts.counted(pairs.assign(fitted_on="a", regime="b"), runs) == ()
+    monkeypatch.setattr(texts, "measure", lambda *_: list(measured))
+    rule = fit_rule(measured)
+    said = plain(texts.counted(pairs, runs))
+    assert f"Over {len(measured)} texts what a text's U counts as goes with {rule.per_nat:.2f} decades per nat" in said
+    assert f"and {rule.per_root:.2f} per root of its overlap" in said
+    assert f"are told to {rule.spread:.3f} decades." in said
+    assert "holds the best scale in 0.50 of the pairs." in said
 
 
 CELLS = pd.DataFrame(

@@ -1,0 +1,227 @@
+"""What U of one text counts as under the law of another, foretold by what is counted when both are tokenized.
+
+Two counts tell most of it. A text that surprises a bigram model less (``tune_dd.corpus.bigram``) counts for more, and so
+does one that repeats itself: of which more of the validation text's 13-grams stand in the training text too
+(``tune_dd.corpus.overlap``). So
+
+    log10(scale) = a (b of the calibrated text - b of the other) + r (sqrt(v of the other) - sqrt(v of the calibrated)),
+
+b the bigram model's validation loss in nats per token, v the share repeated. a and r are least squares over the pairs of
+the texts of ``measured_texts.json``, whose scales were measured by a calibration each. A pair is always foretold by the
+rule of the *other* texts: with either of the two among the measured ones, it is fitted without them. The root and the
+two counts were chosen on those texts; what was tried and how it holds on later ones: docs/methodology.md, section 7.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from tune_dd.errors import UserError
+from tune_dd.laws import Array
+
+
+LEAST_TEXTS = 5  # that a rule is fitted to: without two of them three pairs are left for two numbers
+
+
+@dataclass(frozen=True)
+class Text:
+    """A tokenized text.
+
+    Attributes:
+        regime: its name.
+        losses: tokens counted -> validation loss of the bigram model of so many of its tokens, nats per token.
+        overlap: share of its validation text's 13-grams that occur in its training text, in [0, 1].
+        vocab_size, tokenizer_hash, corpus_hash: as in config.json.
+    """
+
+    regime: str
+    losses: Mapping[int, float]
+    overlap: float
+    vocab_size: int
+    tokenizer_hash: str
+    corpus_hash: str
+
+
+@dataclass(frozen=True)
+class MeasuredText:
+    """What was counted of a text, and the decades that its U lies above the mean text's, measured by its calibration."""
+
+    text: Text
+    decades: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A scale from two counts.
+
+    Attributes:
+        per_nat: decades of U per nat of bigram loss.
+        per_root: decades of U per unit of the root of the share repeated.
+        spread: decades by which a pair of texts that the rule was not fitted to was off, root mean square.
+        regimes: the texts that it was fitted to.
+        losses, overlaps: the least and the largest of what was counted of them.
+        vocab_sizes: those that they were counted under.
+    """
+
+    per_nat: float
+    per_root: float
+    spread: float
+    regimes: frozenset[str]
+    losses: tuple[float, float]
+    overlaps: tuple[float, float]
+    vocab_sizes: frozenset[int]
+
+
+def text_of(config: Mapping[str, Any]) -> Text | None:
+    """The text that a run was trained on, from its config.json; None where its bigrams were not counted yet."""
+    data = config.get("data") or {}
+    manifest = data.get("manifest") or {}
+    counted, overlap = manifest.get("bigram"), manifest.get("validation_overlap")
+    if counted is None or overlap is None:
+        return None
+    losses = {int(tokens): float(loss) for tokens, loss in counted.get("by_train_tokens", {}).items()}
+    return Text(
+        regime=str(config["regime"]["name"]),
+        losses=losses | {int(counted["train_tokens"]): float(counted["val_loss"])},
+        overlap=float(overlap),
+        vocab_size=int(manifest["settings"]["vocab_size"]),
+        tokenizer_hash=str(data["tokenizer_hash"]),
+        corpus_hash=str(data["corpus_hash"]),
+    )
+
+
+def comparable(calibrated: Text, other: Text) -> bool:
+    """Whether both texts are under one size of vocabulary, and were counted on some one number of tokens."""
+    return calibrated.vocab_size == other.vocab_size and bool(calibrated.losses.keys() & other.losses.keys())
+
+
+def compared(calibrated: Text, other: Text) -> tuple[float, float]:
+    """The two texts' losses on the largest number of tokens that both were counted on, nats per token.
+
+    Raises:
+        UserError: there is none, or their vocabularies differ in size.
+    """
+    if not comparable(calibrated, other):
+        raise UserError(
+            f"the bigram losses of {_told(calibrated)} and of {_told(other)} do not compare: tokenize both with one "
+            "size of vocabulary, and 62,500 training tokens or more of each"
+        )
+    most = max(calibrated.losses.keys() & other.losses.keys())
+    return calibrated.losses[most], other.losses[most]
+
+
+def _told(text: Text) -> str:
+    return f"{text.regime} (vocabulary {text.vocab_size:,}, {max(text.losses):,} tokens counted)"
+
+
+def counts(calibrated: Text, other: Text) -> Array:
+    """(2,) how the texts differ in bigram loss and in the root of the share repeated, as a scale goes with both.
+
+    Raises:
+        UserError: their losses do not compare.
+    """
+    here, there = compared(calibrated, other)
+    return np.array([here - there, np.sqrt(other.overlap) - np.sqrt(calibrated.overlap)])
+
+
+def foretold_decades(calibrated: Text, other: Text) -> tuple[float, Rule]:
+    """log10 of what U of the other text is multiplied by under a law of the calibrated one, and the rule that says so.
+
+    Raises:
+        UserError: their losses do not compare.
+    """
+    rule = rule_without(frozenset({calibrated.regime, other.regime}))
+    return float(counts(calibrated, other) @ np.array([rule.per_nat, rule.per_root])), rule
+
+
+def is_guess(rule: Rule, calibrated: Text, other: Text) -> bool:
+    """Whether a pair lies outside what the rule was fitted to."""
+    (least_loss, most_loss), (_, most_overlap) = rule.losses, rule.overlaps
+    losses = compared(calibrated, other)
+    return (
+        not least_loss <= min(losses) <= max(losses) <= most_loss
+        or max(calibrated.overlap, other.overlap) > most_overlap
+        or calibrated.vocab_size not in rule.vocab_sizes
+    )
+
+
+@functools.cache
+def rule_without(regimes: frozenset[str]) -> Rule:
+    """The rule fitted to the measured texts but for those of these names."""
+    return fit_rule([each for each in measured_texts() if each.text.regime not in regimes])
+
+
+def fit_rule(measured: Sequence[MeasuredText]) -> Rule:
+    """Least squares over the pairs of measured texts; the spread by pairs left out with both their texts.
+
+    Over pairs without an intercept is over texts with one, but that losses are compared as ``compared`` does.
+
+    Args:
+        measured: at least ``LEAST_TEXTS``.
+    """
+    pairs = [pair for pair in combinations(measured, 2) if comparable(pair[0].text, pair[1].text)]
+    design = np.array([counts(first.text, second.text) for first, second in pairs])
+    decades = np.array([second.decades - first.decades for first, second in pairs])
+    names = np.array([[each.text.regime for each in pair] for pair in pairs])
+    errors = []
+    for own, at, truth in zip(names, design, decades, strict=True):
+        rest = ~np.isin(names, own).any(axis=1)
+        errors.append(truth - at @ _least_squares(design[rest], decades[rest]))
+    per_nat, per_root = _least_squares(design, decades)
+    losses = [each.text.losses[max(each.text.losses)] for each in measured]
+    overlaps = [each.text.overlap for each in measured]
+    return Rule(
+        per_nat=float(per_nat),
+        per_root=float(per_root),
+        spread=float(np.sqrt(np.mean(np.square(errors)))),
+        regimes=frozenset(each.text.regime for each in measured),
+        losses=(min(losses), max(losses)),
+        overlaps=(min(overlaps), max(overlaps)),
+        vocab_sizes=frozenset(each.text.vocab_size for each in measured),
+    )
+
+
+def _least_squares(design: Array, values: Array) -> Array:
+    return np.asarray(np.linalg.lstsq(design, values, rcond=None)[0])
+
+
+@functools.cache
+def measured_texts() -> tuple[MeasuredText, ...]:
+    """The texts that the rule is fitted to, as ``analysis.texts.measure`` found them in the saved calibrations."""
+    file = resources.files("analysis") / "measured_texts.json"
+    return tuple(
+        MeasuredText(
+            text=Text(
+                regime=row["regime"],
+                losses={int(tokens): float(loss) for tokens, loss in row["bigram_losses"].items()},
+                overlap=float(row["overlap"]),
+                vocab_size=int(row["vocab_size"]),
+                tokenizer_hash="",
+                corpus_hash="",
+            ),
+            decades=float(row["decades"]),
+        )
+        for row in json.loads(file.read_text())
+    )
+
+
+def record(measured: Sequence[MeasuredText]) -> list[dict[str, Any]]:
+    """What ``measured_texts.json`` holds of them."""
+    return [
+        {
+            "regime": each.text.regime,
+            "vocab_size": each.text.vocab_size,
+            "bigram_losses": {str(tokens): loss for tokens, loss in sorted(each.text.losses.items())},
+            "overlap": each.text.overlap,
+            "decades": each.decades,
+        }
+        for each in measured
+    ]

@@ -1,0 +1,116 @@
+"""What U of one text counts as under the law of another, by what was counted of both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import foretell
+from analysis.bakeoff import judge_texts, sort_runs
+from analysis.foretell import (
+    MeasuredText,
+    Text,
+    comparable,
+    compared,
+    fit_rule,
+    foretold_decades,
+    is_guess,
+    measured_texts,
+    record,
+    rule_without,
+)
+from analysis.tables import load_experiment
+from analysis.texts import measure
+from tune_dd.artifacts import METRICS
+from tune_dd.errors import UserError
+
+SAVED = Path(__file__).parents[2] / "ray_results" / "saved"
+HERE = Text("here", {500_000: 3.9, 2_000_000: 3.6}, 0.04, 512, "docstrings-tokenizer", "docstrings-corpus")
+THERE = replace(HERE, regime="there", losses={2_000_000: 3.1}, overlap=0.25)
+
+
+def invented(n: int, noise: float, seed: int = 0) -> list[MeasuredText]:
+    """Texts whose scales follow .2 decades per nat and .3 per root of the share repeated, but for noise."""
+    rng = np.random.default_rng(seed)
+    texts = []
+    for number, (loss, overlap, error) in enumerate(
+        zip(rng.uniform(2.5, 4.0, n), rng.uniform(0.0, 0.5, n), rng.normal(0.0, noise, n), strict=True)
+    ):
+        text = replace(HERE, regime=f"text{number}", losses={2_000_000: loss}, overlap=overlap)
+        texts.append(MeasuredText(text, float(-0.2 * loss + 0.3 * np.sqrt(overlap) + error)))
+    return texts
+
+
+def test_the_rule_of_texts_that_follow_one_is_found() -> None:
+    rule = fit_rule(invented(8, 0.0))
+    assert (rule.per_nat, rule.per_root) == (pytest.approx(0.2), pytest.approx(0.3))
+    assert rule.spread == pytest.approx(0.0, abs=1e-9)
+    assert rule.vocab_sizes == {512}
+
+
+def test_its_spread_is_what_it_misses_of_texts_that_it_was_not_fitted_to() -> None:
+    """Two independent errors make up a pair's, and the doubt about two slopes adds a little."""
+    found = [fit_rule(invented(14, 0.05, seed)).spread for seed in range(20)]
+    assert 0.05 * np.sqrt(2) < np.mean(found) < 0.05 * 2.0
+    rule_of_all = fit_rule(invented(6, 0.05, seed=3))
+    texts = invented(6, 0.05, seed=3)
+    missed = []
+    for i, first in enumerate(texts):
+        for second in texts[i + 1 :]:
+            rule = fit_rule([each for each in texts if each not in (first, second)])
+            counted = foretell.counts(first.text, second.text)
+            missed.append(second.decades - first.decades - counted @ np.array([rule.per_nat, rule.per_root]))
+    assert rule_of_all.spread == pytest.approx(float(np.sqrt(np.mean(np.square(missed)))))
+
+
+def test_a_text_counts_for_more_that_surprises_less_or_repeats_itself() -> None:
+    rule = rule_without(frozenset())
+    decades, used = foretold_decades(HERE, THERE)
+    assert used == rule, "neither text is among the measured ones"
+    assert decades == pytest.approx(rule.per_nat * 0.5 + rule.per_root * 0.3)
+    assert foretold_decades(THERE, HERE)[0] == pytest.approx(-decades)
+    assert foretold_decades(HERE, replace(HERE, regime="same"))[0] == 0.0
+    assert rule.per_nat > 0.05
+    assert rule.per_root > 0.05
+
+
+def test_a_measured_text_is_foretold_by_the_rule_of_the_others() -> None:
+    first, second = measured_texts()[:2]
+    _, rule = foretold_decades(first.text, second.text)
+    names = {each.text.regime for each in measured_texts()}
+    assert rule.regimes == names - {first.text.regime, second.text.regime}
+    assert foretold_decades(first.text, THERE)[1].regimes == names - {first.text.regime}
+
+
+def test_losses_compare_on_the_largest_number_of_tokens_that_both_were_counted_on() -> None:
+    small = replace(THERE, losses={500_000: 3.95, 700_000: 3.8})
+    assert compared(HERE, small) == (3.9, 3.95)
+    for other in (replace(THERE, vocab_size=4_096), replace(THERE, losses={700_000: 3.6})):
+        assert not comparable(HERE, other)
+        with pytest.raises(UserError, match="do not compare: tokenize both with one size of vocabulary"):
+            foretold_decades(HERE, other)
+
+
+def test_texts_unlike_the_measured_ones_are_a_guess() -> None:
+    rule = rule_without(frozenset())
+    assert not is_guess(rule, HERE, THERE)
+    assert is_guess(rule, HERE, replace(THERE, losses={2_000_000: 2.0}))
+    assert is_guess(rule, HERE, replace(THERE, overlap=0.9))
+    assert is_guess(rule, *(replace(text, vocab_size=4_096) for text in (HERE, THERE)))
+
+
+def test_the_measured_texts_are_what_the_saved_calibrations_say() -> None:
+    names = {each.text.regime for each in measured_texts()}
+    runs = sorted(path.parent for path in SAVED.glob(f"**/{METRICS}"))
+    runs = [run for run in runs if json.loads((run / "config.json").read_text())["regime"]["name"] in names]
+    study = sort_runs([load_experiment([run]) for run in runs])
+    found = record(measure(judge_texts(study), study.texts))
+    kept = record(measured_texts())
+    assert [each["regime"] for each in found] == [each["regime"] for each in kept]
+    for mine, saved in zip(found, kept, strict=True):
+        assert mine["decades"] == pytest.approx(saved["decades"], abs=1e-6)
+        assert {**mine, "decades": 0} == {**saved, "decades": 0}
