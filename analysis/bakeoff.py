@@ -142,10 +142,10 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     cell's own optimum, drawn anew from its noise and held to the clamp: what a law that knew it would be charged).
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
-    corpus. Those are judged by the law as it is, by the law carried to that text by its counts (``analysis.foretell``,
-    the rule of the other texts), where runs of both texts have counted them, and by the law carried by a pilot (``analysis.pilot``), a few trials of
-    that text's calibration: all on the seeds that the pilot does not have. Laws that a calibration leaves undetermined
-    are left out.
+    corpus. Those are judged by the law as it is; where runs of both texts hold their counts, by the law carried by
+    these (``analysis.carry``), with the rule of other texts than the two; and by the law carried by a pilot
+    (``analysis.pilot``), a few trials of that text's calibration: all on the seeds that the pilot does not have. Laws
+    that a calibration leaves undetermined are left out.
     """
     tables, cells = _calibrated(study, seed)
     others = {place: split(table, seed=seed) for place, table in tables.items()}

@@ -35,9 +35,10 @@ def carry(fitted: Coefficients, calibrated: Text, other: Text, *, seed: int = 0)
     ]
     if is_guess(rule, calibrated, other):
         (least, most), (_, repeated) = rule.losses, rule.overlaps
+        sizes = " or ".join(map(str, sorted(rule.vocab_sizes)))
         notes.append(
             f"the rule was made on texts of bigram loss {least:.2f} to {most:.2f} that repeat up to {repeated:.2f}, at "
-            f"a vocabulary of {' or '.join(map(str, sorted(rule.vocab_sizes)))}: these texts lie outside, and their scale is a guess"
+            f"a vocabulary of {sizes}: these texts lie outside, and their scale is a guess"
         )
     return replace(
         scaled(fitted, scale, 10.0**drawn),

@@ -1,15 +1,15 @@
 """What U of one text counts as under the law of another, foretold by what is counted when both are tokenized.
 
-Two counts tell most of it. A text that surprises a bigram model less (``tune_dd.corpus.bigram``) counts for more, and so
-does one that repeats itself: of which more of the validation text's 13-grams stand in the training text too
-(``tune_dd.corpus.overlap``). So
+Two counts tell most of it. A text that surprises a bigram model less (``tune_dd.corpus.bigram``) counts for more, and
+so does one that repeats itself: of which more of the validation text's 13-grams stand in the training text too
+(``tune_dd.corpus.overlap``). From the calibrated text to another
 
-    log10(scale) = a (b of the calibrated text - b of the other) + r (sqrt(v of the other) - sqrt(v of the calibrated)),
+    log10(scale) = per_nat (b_calibrated - b_other) + per_root (sqrt(v_other) - sqrt(v_calibrated)),
 
-b the bigram model's validation loss in nats per token, v the share repeated. a and r are least squares over the pairs of
-the texts of ``measured_texts.json``, whose scales were measured by a calibration each. A pair is always foretold by the
-rule of the *other* texts: with either of the two among the measured ones, it is fitted without them. The root and the
-two counts were chosen on those texts; what was tried and how it holds on later ones: docs/methodology.md, section 7.
+b the bigram model's validation loss in nats per token, v the share repeated. The two numbers are least squares over the
+pairs of the texts of ``measured_texts.json``, whose scales were measured by a calibration each. A pair is always
+foretold by the rule of the *other* texts: where either of the two is among the measured ones, it is fitted without it.
+The root and the two counts were chosen on those texts (docs/methodology.md, section 7).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import numpy as np
 
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
-
 
 LEAST_TEXTS = 5  # that a rule is fitted to: without two of them three pairs are left for two numbers
 
@@ -52,7 +51,12 @@ class Text:
 
 @dataclass(frozen=True)
 class MeasuredText:
-    """What was counted of a text, and the decades that its U lies above the mean text's, measured by its calibration."""
+    """A text whose scale a calibration has measured.
+
+    Attributes:
+        text: what was counted of it.
+        decades: log10 of what its U counts as, the mean text's being 0.
+    """
 
     text: Text
     decades: float

@@ -88,8 +88,9 @@ def laws_command(arguments: Sequence[str]) -> int:
     if len(measured) >= LEAST_TEXTS:
         rule = fit_rule(measured)
         console.print(
-            f"What U of {len(measured)} texts counts as goes with {rule.per_nat:.2f} decades per nat of bigram loss less "
-            f"and {rule.per_root:.2f} per root of the share repeated; texts left out are told to {rule.spread:.2f}.",
+            f"What U of {len(measured)} texts counts as goes with {rule.per_nat:.2f} decades per nat less of bigram "
+            f"loss and {rule.per_root:.2f} per root of the share repeated; texts left out are told to "
+            f"{rule.spread:.2f}.",
             soft_wrap=True,
         )
     name, why = winner(cells, streams)

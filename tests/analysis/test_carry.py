@@ -18,7 +18,6 @@ from analysis.foretell import Text, rule_without
 from analysis.tables import load_experiment
 from tune_dd.artifacts import write_json
 from tune_dd.corpus.prepare import prepare_corpus
-from tune_dd.errors import UserError
 from tune_dd.regimes import CorpusSource, ModelSpec
 
 RULE = rule_without(frozenset({"pydocs", "owt"}))
