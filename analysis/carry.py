@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.coefficients import LEVEL, Coefficients
-from analysis.foretell import Text, compared, foretold_decades, is_guess
+from analysis.foretell import Text, compared, foretold_decades, interval, is_guess
 from tune_dd.laws import Array
 
 
@@ -27,11 +27,12 @@ def carry(fitted: Coefficients, calibrated: Text, other: Text, *, seed: int = 0)
     decades, rule = foretold_decades(calibrated, other)
     drawn = decades + rule.spread * np.random.default_rng([seed, 6]).standard_normal(len(fitted.draws))
     scale, here, there = 10.0**decades, *compared(calibrated, other)
-    low, high = (10.0 ** (decades + side * 1.96 * rule.spread) for side in (-1, 1))
+    low, high = interval(decades, rule)
     notes = [
         f"carried from {calibrated.regime} by counts (bigram loss {here:.3f} there and {there:.3f} here, nats per "
         f"token; share of validation repeated from training {calibrated.overlap:.3f} there and {other.overlap:.3f} "
-        f"here): U counts {scale:.2f} [{low:.2f}, {high:.2f}] times; nothing was trained on this text"
+        f"here): U counts {scale:.2f} [{low:.2f}, {high:.2f}] times, by the rule of {len(rule.regimes)} other texts; "
+        "nothing was trained on this text"
     ]
     if is_guess(rule, calibrated, other):
         (least, most), (_, repeated) = rule.losses, rule.overlaps

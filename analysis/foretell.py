@@ -20,10 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from analysis.coefficients import LEVEL
 from tune_dd.errors import UserError
 from tune_dd.laws import Array
 
@@ -144,6 +146,12 @@ def foretold_decades(calibrated: Text, other: Text) -> tuple[float, Rule]:
     """
     rule = rule_without(frozenset({calibrated.regime, other.regime}))
     return float(counts(calibrated, other) @ np.array([rule.per_nat, rule.per_root])), rule
+
+
+def interval(decades: float, rule: Rule) -> tuple[float, float]:
+    """The 95 % interval of the scale that a rule foretells, by the normal distribution of its spread."""
+    low, high = (10.0 ** (decades + side * NormalDist().inv_cdf((1 + LEVEL) / 2) * rule.spread) for side in (-1, 1))
+    return low, high
 
 
 def is_guess(rule: Rule, calibrated: Text, other: Text) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.coefficients import Coefficients
-from analysis.foretell import MeasuredText, Text, comparable, foretold_decades
+from analysis.foretell import MeasuredText, Text, comparable, foretold_decades, interval
 from analysis.pilot import SCALES, Split, interval_of, measure_scale
 from analysis.targets import Targets
 from tune_dd.errors import UserError
@@ -71,8 +71,7 @@ def _foretold(here: Text | None, there: Text | None) -> tuple[float, float, floa
     if here is None or there is None or not comparable(here, there):
         return np.nan, np.nan, np.nan
     decades, rule = foretold_decades(here, there)
-    scale, low, high = (float(10.0 ** (decades + side * 1.96 * rule.spread)) for side in (0, -1, 1))
-    return scale, low, high
+    return 10.0**decades, *interval(decades, rule)
 
 
 def _piloted(law: Coefficients, other: Split) -> tuple[float, float, float]:

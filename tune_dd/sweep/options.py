@@ -130,7 +130,11 @@ def build_parser() -> argparse.ArgumentParser:
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, help="default: mps, the device of the reference study")
     machine.add_argument("--devices", type=int, metavar="N", help="trials at a time, one a device; on cpu one a core")
-    machine.add_argument("--address", default="local", help="an existing Ray cluster, named again with --resume (default: a private local one)")
+    machine.add_argument(
+        "--address",
+        default="local",
+        help="an existing Ray cluster, named again with --resume (default: a private local one)",
+    )
     machine.add_argument("--hang-timeout", type=float, metavar="SECONDS", help="default: 900")
     machine.add_argument("--keep-weights", action="store_true", help="keep the weights of finished trials")
     run = parser.add_argument_group("the run")
