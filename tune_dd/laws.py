@@ -51,7 +51,7 @@ P_MIN, P_MAX = 0.02, 0.65
 REFERENCE_LAW = "interaction"  # the form of the reference study, and the baseline of every comparison of forms
 # What is fitted unless another form is named: what the hold-outs speak for (`analysis laws`).
 DEFAULT_LAW = "saturating_capped"
-# What they speak for beyond so many times the largest calibrated model (docs/laws.md, "A model seventeen times larger").
+# What they speak for beyond so many times the largest calibrated model (docs/laws.md).
 FAR, FAR_LAW = 6, "epochs_capped"
 # Ours: exponents of the pinned form, from one fit to five texts, P of 45k to 2.9M, C to 1M (docs/methodology.md).
 PINNED_ONSET, PINNED_SLOPE = 0.42, 0.85
