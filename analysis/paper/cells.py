@@ -174,7 +174,7 @@ def optimum_figure(evidence: str, studies: Sequence[Study]) -> Figure:
             f"the bound; lines: the fitted law. {class_words(studies)}",
         ),
         draw=lambda canvas: figures.draw_optima(canvas, data),
-        size=figures.grid_size(len(data), 1.6),
+        size=figures.grid_size(len(data), 1.6, figures.columns_of(len(data))),
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WIDTH = 6.4  # inches, the paper's text
 HEIGHT = 8.6  # inches, of a page with the figure's caption
-COLUMNS = 4  # panels in a row
+COLUMNS, MANY, NARROW = 4, 16, 5  # panels in a row, and where there are more than so many of them
 STREAM_COLUMNS = 2  # their axes have long labels
 MARKERS = ("o", "s", "D", "P", "X", "p", "h", "*")  # triangles mean that a cell is censored
 STAND_IN = {"censored_low": "v", "censored_high": "^"}
@@ -34,7 +34,12 @@ def fitting(rest: float, each: float, count: int) -> float:
     return rest + min(each * count, HEIGHT - rest)
 
 
-def grid_size(panels: int, height: float, columns: int = COLUMNS) -> tuple[float, float]:
+def columns_of(panels: int) -> int:
+    """The most panels in a row."""
+    return NARROW if panels > MANY else COLUMNS
+
+
+def grid_size(panels: int, height: float, columns: int) -> tuple[float, float]:
     """Inches of a figure of so many panels side by side, in lines of at most so many columns."""
     return min(WIDTH, 2.2 + 2.4 * panels), fitting(0.6, height, -(-panels // columns))
 
@@ -50,7 +55,7 @@ def render(draw: object, size: tuple[float, float]) -> tuple[bytes, bytes]:
     return pdf.getvalue(), png.getvalue()
 
 
-def lines_of(count: int, most: int = COLUMNS) -> tuple[int, int]:
+def lines_of(count: int, most: int) -> tuple[int, int]:
     """Lines and columns of panels."""
     columns = min(count, most)
     return -(-count // columns), columns
@@ -72,7 +77,7 @@ def optimum_frames(studies: Sequence[Study]) -> Optima:
 
 def draw_optima(canvas: Canvas, frames: Optima) -> None:
     """Best dropout against U, a colour per C."""
-    lines, columns = lines_of(len(frames))
+    lines, columns = lines_of(len(frames), columns_of(len(frames)))
     axes = canvas.subplots(lines, columns, sharey=True, squeeze=False)
     levels = sorted({level for _, data in frames for level in data["sampled_tokens"].unique()})
     colours = ordered_colours(levels)
@@ -82,7 +87,9 @@ def draw_optima(canvas: Canvas, frames: Optima) -> None:
         line, column = divmod(number, columns)
         ax = axes[line][column]
         used.add((line, column))
-        ax.set_title(title, fontsize=7.5)
+        corpus, model = title.splitlines()
+        ax.set_title("\n".join([*textwrap.wrap(corpus, 84 // columns), model]), fontsize=7)
+        ax.tick_params(labelsize=6)
         cells = data[data["series"] == "cell"]
         shift = np.linspace(-0.05, 0.05, len(levels)) if len(levels) > 1 else np.zeros(1)
         for level, offset in zip(levels, shift, strict=True):
@@ -94,7 +101,8 @@ def draw_optima(canvas: Canvas, frames: Optima) -> None:
     highest = max(float(np.nanmax(data[["dropout", "low", "high"]].to_numpy())) for _, data in frames)
     axes[0][0].set_ylim(-0.04, highest + 0.04)
     hide_unused(axes, used)
-    label_edges(axes, used, "unique tokens U", f"best {DROPOUT}")
+    label_lowest(axes, used, "unique tokens U")
+    canvas.supylabel(f"best {DROPOUT}", fontsize=8)
     handles = [
         Line2D([], [], color=colours[level], marker=markers[level], ms=4, lw=0.9, label=f"C = {count_text(level)}")
         for level in levels
@@ -159,7 +167,8 @@ def draw_streams(canvas: Canvas, data: Sequence[tuple[str, pd.DataFrame]], most:
         ax.set_xticks(ends.tolist(), [f"{count_text(c)}\n{count_text(u)}" for c, u in zip(ends, prefixes, strict=True)])
         ax.tick_params(axis="x", labelsize=6)
     hide_unused(axes, used)
-    label_edges(axes, used, "C, below: prefix U", "loss less fixed rate's\n(nats per token)")
+    label_lowest(axes, used, "C, below: prefix U")
+    canvas.supylabel("loss less fixed rate's (nats per token)", fontsize=8)
     handles = [
         Line2D([], [], color=colour, ls=dash, marker=marker, ms=3, lw=1, label=name)
         for name, (colour, dash, marker) in styles.items()
@@ -183,12 +192,9 @@ def hide_unused(axes: np.ndarray, used: set[tuple[int, int]]) -> None:
             ax.set_visible(False)
 
 
-def label_edges(axes: np.ndarray, used: set[tuple[int, int]], x: str, y: str) -> None:
-    """Labels at the left and at the lowest panel of each column."""
+def label_lowest(axes: np.ndarray, used: set[tuple[int, int]], x: str) -> None:
+    """A label at the lowest panel of each column: one for the whole figure would lie on the legend."""
     for column in range(axes.shape[1]):
         lines = [line for line, other in used if other == column]
         if lines:
-            axes[max(lines)][column].set_xlabel(x)
-    for line in range(axes.shape[0]):
-        if (line, 0) in used and y:
-            axes[line][0].set_ylabel(y)
+            axes[max(lines)][column].set_xlabel(x, fontsize=7)
