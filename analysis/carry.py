@@ -1,7 +1,7 @@
 """A law of one text as a law of another, of which no more is known than what was counted.
 
-Between the texts that we measured, one number is the difference: a law calibrated on one of them holds on another
-if U of that other text is multiplied by a scale of its own. A dozen of small trials there measure it
+Between the texts that we measured, one number is most of the difference: a law calibrated on one holds on most
+others if U of that other text is multiplied by a scale of its own. A dozen of small trials there measure it
 (``analysis.pilot``). Without them it is foretold by what was counted when both were tokenized (``analysis.foretell``).
 """
 

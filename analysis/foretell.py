@@ -7,9 +7,10 @@ so does one that repeats itself: of which more of the validation text's 13-grams
     log10(scale) = per_nat (b_calibrated - b_other) + per_root (sqrt(v_other) - sqrt(v_calibrated)),
 
 b the bigram model's validation loss in nats per token, v the share repeated. The two numbers are least squares over the
-pairs of the texts of ``measured_texts.json``, whose scales were measured by a calibration each. A pair is always
-foretold by the rule of the *other* texts: where either of the two is among the measured ones, it is fitted without it.
-The root and the two counts were chosen on those texts (docs/methodology.md, section 7).
+pairs of the texts of ``measured_texts.json``, whose scales were measured by a calibration each, with bigrams counted on
+as many tokens as the pair's. A pair is always foretold by the rule of the *other* texts: where either of the two is
+among the measured ones, it is fitted without it. The root and the two counts were chosen on fourteen of those texts
+(docs/methodology.md, section 7).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import combinations
 from statistics import NormalDist
@@ -30,6 +31,7 @@ from tune_dd.errors import UserError
 from tune_dd.laws import Array
 
 LEAST_TEXTS = 5  # that a rule is fitted to: without two of them three pairs are left for two numbers
+LEAST_TOKENS = 62_500  # the fewest that the bigrams of the measured texts were counted on
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Rule:
 
 
 def text_of(config: Mapping[str, Any]) -> Text | None:
-    """The text that a run was trained on, from its config.json; None where its bigrams were not counted yet."""
+    """The text that a run was trained on, from its config.json; None where its counts were not taken yet."""
     data = config.get("data") or {}
     manifest = data.get("manifest") or {}
     counted, overlap = manifest.get("bigram"), manifest.get("validation_overlap")
@@ -120,8 +122,13 @@ def compared(calibrated: Text, other: Text) -> tuple[float, float]:
             f"the bigram losses of {_told(calibrated)} and of {_told(other)} do not compare: tokenize both with one "
             "size of vocabulary, and 62,500 training tokens or more of each"
         )
-    most = max(calibrated.losses.keys() & other.losses.keys())
+    most = common_tokens(calibrated, other)
     return calibrated.losses[most], other.losses[most]
+
+
+def common_tokens(calibrated: Text, other: Text) -> int:
+    """The largest number of tokens that both texts' bigrams were counted on; there has to be one."""
+    return max(calibrated.losses.keys() & other.losses.keys())
 
 
 def _told(text: Text) -> str:
@@ -141,11 +148,16 @@ def counts(calibrated: Text, other: Text) -> Array:
 def foretold_decades(calibrated: Text, other: Text) -> tuple[float, Rule]:
     """log10 of what U of the other text is multiplied by under a law of the calibrated one, and the rule that says so.
 
+    A text counts as itself, without any doubt.
+
     Raises:
         UserError: their losses do not compare.
     """
-    rule = rule_without(frozenset({calibrated.regime, other.regime}))
-    return float(counts(calibrated, other) @ np.array([rule.per_nat, rule.per_root])), rule
+    differences = counts(calibrated, other)
+    rule = rule_without(frozenset({calibrated.regime, other.regime}), common_tokens(calibrated, other))
+    if calibrated.corpus_hash == other.corpus_hash != "":
+        return 0.0, replace(rule, spread=0.0)
+    return float(differences @ np.array([rule.per_nat, rule.per_root])), rule
 
 
 def interval(decades: float, rule: Rule) -> tuple[float, float]:
@@ -162,42 +174,55 @@ def is_guess(rule: Rule, calibrated: Text, other: Text) -> bool:
         not least_loss <= min(losses) <= max(losses) <= most_loss
         or max(calibrated.overlap, other.overlap) > most_overlap
         or calibrated.vocab_size not in rule.vocab_sizes
+        or common_tokens(calibrated, other) < LEAST_TOKENS
     )
 
 
 @functools.cache
-def rule_without(regimes: frozenset[str]) -> Rule:
-    """The rule fitted to the measured texts but for those of these names."""
-    return fit_rule([each for each in measured_texts() if each.text.regime not in regimes])
+def rule_without(regimes: frozenset[str], tokens: int) -> Rule:
+    """The rule fitted to the measured texts but for those of these names, bigrams counted on at most so many tokens."""
+    most = max(tokens, LEAST_TOKENS)
+    cut = [
+        replace(each, text=replace(each.text, losses=losses))
+        for each in measured_texts()
+        if each.text.regime not in regimes
+        and (losses := {counted: loss for counted, loss in each.text.losses.items() if counted <= most})
+    ]
+    rule = fit_rule(cut)
+    assert rule is not None, "the measured texts are many and compare"
+    return rule
 
 
-def fit_rule(measured: Sequence[MeasuredText]) -> Rule:
+def fit_rule(measured: Sequence[MeasuredText]) -> Rule | None:
     """Least squares over the pairs of measured texts; the spread by pairs left out with both their texts.
 
-    Over pairs without an intercept is over texts with one, but that losses are compared as ``compared`` does.
-
-    Args:
-        measured: at least ``LEAST_TEXTS``.
+    Over pairs without an intercept is over texts with one, but that losses are compared as ``compared`` does. None of
+    fewer than ``LEAST_TEXTS`` texts, or where too few of their pairs compare.
     """
     pairs = [pair for pair in combinations(measured, 2) if comparable(pair[0].text, pair[1].text)]
+    fitted = {each.text.regime: each.text for pair in pairs for each in pair}
+    if len(fitted) < LEAST_TEXTS:
+        return None
     design = np.array([counts(first.text, second.text) for first, second in pairs])
     decades = np.array([second.decades - first.decades for first, second in pairs])
     names = np.array([[each.text.regime for each in pair] for pair in pairs])
     errors = []
     for own, at, truth in zip(names, design, decades, strict=True):
         rest = ~np.isin(names, own).any(axis=1)
+        if np.linalg.matrix_rank(design[rest]) < design.shape[1]:
+            return None
         errors.append(truth - at @ _least_squares(design[rest], decades[rest]))
     per_nat, per_root = _least_squares(design, decades)
-    losses = [each.text.losses[max(each.text.losses)] for each in measured]
-    overlaps = [each.text.overlap for each in measured]
+    losses = [text.losses[max(text.losses)] for text in fitted.values()]
+    overlaps = [text.overlap for text in fitted.values()]
     return Rule(
         per_nat=float(per_nat),
         per_root=float(per_root),
         spread=float(np.sqrt(np.mean(np.square(errors)))),
-        regimes=frozenset(each.text.regime for each in measured),
+        regimes=frozenset(fitted),
         losses=(min(losses), max(losses)),
         overlaps=(min(overlaps), max(overlaps)),
-        vocab_sizes=frozenset(each.text.vocab_size for each in measured),
+        vocab_sizes=frozenset(text.vocab_size for text in fitted.values()),
     )
 
 

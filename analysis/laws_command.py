@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.bakeoff import judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
 from analysis.exports import make_folder, write_pair
-from analysis.foretell import LEAST_TEXTS, fit_rule, record
+from analysis.foretell import fit_rule, record
 from analysis.tables import load_experiment
 from analysis.terminal import interval_text, make_console, new_table
 from analysis.texts import measure
@@ -85,11 +85,10 @@ def laws_command(arguments: Sequence[str]) -> int:
     if len(texts):
         console.print_table(_texts_table(texts, console))
     measured = measure(texts, study.texts) if len(texts) else []
-    if len(measured) >= LEAST_TEXTS:
-        rule = fit_rule(measured)
+    if (rule := fit_rule(measured)) is not None:
         console.print(
-            f"What U of {len(measured)} texts counts as goes with {rule.per_nat:.2f} decades per nat less of bigram "
-            f"loss and {rule.per_root:.2f} per root of the share repeated; texts left out are told to "
+            f"What U of {len(rule.regimes)} texts counts as goes with {rule.per_nat:.2f} decades per nat less of "
+            f"bigram loss and {rule.per_root:.2f} per root of the share repeated; texts left out are told to "
             f"{rule.spread:.2f}.",
             soft_wrap=True,
         )

@@ -94,7 +94,7 @@ def regrets(law: Coefficients, cells: Targets, scales: Array) -> Array:
 def measure(pairs: pd.DataFrame, texts: Mapping[Place, Text]) -> list[MeasuredText]:
     """The texts of the pairs with the decades that their U lies above the mean text's, by least squares of best_scale.
 
-    What ``analysis/measured_texts.json`` holds of fourteen texts. Texts without counts, and of a regime that is there
+    What ``analysis/measured_texts.json`` holds of ours. Texts without counts, and of a regime that is there
     at several scales or under several tokenizers, are left out.
     """
     named = [place[0] for place in texts]

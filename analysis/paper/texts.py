@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.bakeoff import Study as Runs
 from analysis.bakeoff import judge_texts
-from analysis.foretell import LEAST_TEXTS, fit_rule
+from analysis.foretell import fit_rule
 from analysis.paper.blocks import Block, Cited, Paragraph, Parts, Ref, Table
 from analysis.paper.studies import Study, class_words
 from analysis.texts import measure
@@ -33,7 +33,16 @@ def text_blocks(evidence: str, studies: Sequence[Study], runs: Runs) -> list[Blo
         return []
     shares = overlaps(studies)
     table = texts_table(evidence, studies, pairs, shares)
-    return [Paragraph((Ref(table.name), *over_all_pairs(pairs), *counted(pairs, runs))), table]
+    return [
+        Paragraph(
+            (
+                Ref(table.name),
+                *over_all_pairs(pairs),
+                *counted(pairs, runs, {study.regime: study.title for study in studies}),
+            )
+        ),
+        table,
+    ]
 
 
 def overlaps(studies: Sequence[Study]) -> dict[str, float]:
@@ -47,16 +56,18 @@ def overlaps(studies: Sequence[Study]) -> dict[str, float]:
     return found
 
 
-def counted(pairs: pd.DataFrame, runs: Runs) -> Parts:
+def counted(pairs: pd.DataFrame, runs: Runs, titles: Mapping[str, str]) -> Parts:
     """The rule by which counts foretell a scale, and what it told of texts that it was not fitted to; empty of few."""
-    measured = measure(pairs, runs.texts)
-    if len(measured) < LEAST_TEXTS:
+    rule = fit_rule(measure(pairs, runs.texts))
+    if rule is None:
         return ()
-    rule, known, cited = fit_rule(measured), pairs[pairs["scale"].notna()], Cited(SOURCE)
+    known, cited = pairs[pairs["scale"].notna()], Cited(SOURCE)
     held = (known["low"] <= known["best_scale"]) & (known["best_scale"] <= known["high"])
+    missed = known.loc[~held, ["fitted_on", "regime"]]
+    of_text = missed.stack().value_counts()
     return (
         " Over ",
-        cited.count(len(measured), "measured_texts"),
+        cited.count(len(rule.regimes), "measured_texts"),
         " texts what a text's U counts as goes with ",
         cited.number(rule.per_nat, "measured_texts, decades of U per nat of bigram loss", 2),
         " decades per nat that a bigram model loses less on it, and ",
@@ -67,7 +78,19 @@ def counted(pairs: pd.DataFrame, runs: Runs) -> Parts:
         " decades. Every pair is carried by the rule of other texts than its two, whose 95 % interval holds the best "
         "scale in ",
         cited.number(float(held.mean()), "law_texts.low to high, share that holds best_scale", 2),
-        " of the pairs.",
+        " of the pairs",
+        *(
+            (
+                "; of the ",
+                cited.count(len(missed), "law_texts.low to high, pairs that miss best_scale"),
+                " that it misses, ",
+                cited.count(int(of_text.iloc[0]), "law_texts.low to high, pairs that miss best_scale, of one text"),
+                f" are from or to {titles.get(str(of_text.index[0]), str(of_text.index[0]))}",
+            )
+            if len(missed)
+            else ()
+        ),
+        ".",
     )
 
 

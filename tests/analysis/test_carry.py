@@ -20,7 +20,7 @@ from tune_dd.artifacts import write_json
 from tune_dd.corpus.prepare import prepare_corpus
 from tune_dd.regimes import CorpusSource, ModelSpec
 
-RULE = rule_without(frozenset({"pydocs", "owt"}))
+RULE = rule_without(frozenset({"pydocs", "owt"}), 2_000_000)
 HERE = Text("pydocs", {500_000: 3.9, 2_000_000: 3.6}, 0.04, 512, "docstrings-tokenizer", "docstrings-corpus")
 # A text of which a token counts for two of the other's, as it surprises a little less and repeats itself.
 REPEATED = (0.2 + (np.log10(2) - RULE.per_nat * 0.5) / RULE.per_root) ** 2
@@ -122,7 +122,7 @@ def test_the_command_carries_a_run_s_law_to_a_token_cache(
     write_json(home / "config.json", config)
     (home / "coefficients.json").write_bytes((run / "coefficients.json").read_bytes())
     assert main(["carry", str(home), str(corpus.folder), "--out", str(out)]) == 0
-    rule = rule_without(frozenset({"pydocs", "words"}))
+    rule = rule_without(frozenset({"pydocs", "words"}), 20_000)
     repeated = np.sqrt(there.overlap) - np.sqrt(0.04)
     scale = 10 ** (0.4 * rule.per_nat + repeated * rule.per_root)
     assert f"U counts {scale:.2f} [" in capsys.readouterr().out

@@ -29,7 +29,7 @@ def runs(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> lis
         prefixes=[2 * u for u in INNER], models=MODELS, regime="owt", corpus="web", seeds=(3, 4)
     )
     there = [row | {"unique_tokens": row["unique_tokens"] // 2} for row in doubled]
-    rule = rule_without(frozenset({"pydocs", "owt"}))
+    rule = rule_without(frozenset({"pydocs", "owt"}), 2_000_000)
     repeated = (0.2 + (np.log10(2) - rule.per_nat * 0.5) / rule.per_root) ** 2
     counted = ((3.6, 0.04), (3.1, repeated))
     return [
