@@ -1,6 +1,7 @@
 """Targets, robust fit, coefficients, hold-outs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -194,6 +195,32 @@ def test_a_fit_is_not_caught_in_a_corner(seed: int, law: str) -> None:
         polish=False,
     )
     assert cost == pytest.approx(found.fun, abs=1e-3)
+
+
+@pytest.mark.parametrize("law", ["separable", "y_only", "interaction"])
+def test_of_many_cells_few_starts_find_as_low_a_cost(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cells of one table many times over, each with noise of its own."""
+    table = simulated.simulate_calibration(
+        np.random.default_rng(0),
+        law="saturating",
+        coefficients={"B": 1.1, "C0": -6.0},
+        unique_tokens=(4_000, 8_000, 16_000, 32_000, 64_000),
+        sampled_tokens=(65_536, 131_072, 262_144, 524_288),
+    )
+    targets = make_targets(None, table)
+    few = problem_of(targets, get_law(law))
+    times = robust.VERY_MANY // len(targets) + 1
+    many = replace(few, design=np.tile(few.design, (times, 1)), width=np.tile(few.width, times))
+    moved = np.random.default_rng(1).normal(0.0, 0.03, times * len(targets))
+    dropout = np.clip(np.tile(targets.dropout, times) + moved, 0.0, 0.65)
+    side = np.tile(targets.side, times)
+    weight = np.tile(np.where(targets.point, targets.start_weight, 0.0), times)
+    assert len(dropout) > robust.VERY_MANY
+    _, quick = robust.fit(many, dropout, side, weight, np.random.default_rng(0))
+    monkeypatch.setattr(robust, "VERY_MANY", len(dropout))
+    monkeypatch.setattr(robust, "LEAST_STARTS", robust.STARTS)
+    _, thorough = robust.fit(many, dropout, side, weight, np.random.default_rng(0))
+    assert quick == pytest.approx(thorough, rel=2e-3)
 
 
 @pytest.mark.parametrize("law", ["interaction", "odds"])
