@@ -120,7 +120,7 @@ def compared(calibrated: Text, other: Text) -> tuple[float, float]:
     if not comparable(calibrated, other):
         raise UserError(
             f"the bigram losses of {_told(calibrated)} and of {_told(other)} do not compare: tokenize both with one "
-            "size of vocabulary, and 62,500 training tokens or more of each"
+            f"size of vocabulary, and {LEAST_TOKENS:,} training tokens or more of each"
         )
     most = common_tokens(calibrated, other)
     return calibrated.losses[most], other.losses[most]

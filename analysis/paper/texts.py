@@ -62,7 +62,7 @@ def counted(pairs: pd.DataFrame, runs: Runs, titles: Mapping[str, str]) -> Parts
     if rule is None:
         return ()
     known, cited = pairs[pairs["scale"].notna()], Cited(SOURCE)
-    held = (known["low"] <= known["best_scale"]) & (known["best_scale"] <= known["high"])
+    held = holds_best(known, "low", "high")
     missed = known.loc[~held, ["fitted_on", "regime"]]
     of_text = missed.stack().value_counts()
     return (
@@ -94,10 +94,15 @@ def counted(pairs: pd.DataFrame, runs: Runs, titles: Mapping[str, str]) -> Parts
     )
 
 
+def holds_best(pairs: pd.DataFrame, low: str, high: str) -> pd.Series[bool]:
+    """Of each pair whether the interval in these columns holds its best scale."""
+    return (pairs[low] <= pairs["best_scale"]) & (pairs["best_scale"] <= pairs[high])
+
+
 def over_all_pairs(pairs: pd.DataFrame) -> Parts:
     cited = Cited(SOURCE)
     known = pairs[pairs["pilot_low"].notna()]
-    held = (known["pilot_low"] <= known["best_scale"]) & (known["best_scale"] <= known["pilot_high"])
+    held = holds_best(known, "pilot_low", "pilot_high")
 
     def mean(way: str) -> Parts:
         return (cited.number(pairs[f"regret_{way}"].mean(), f"law_texts.regret_{way}, mean", 4),)

@@ -15,7 +15,7 @@ from analysis.curves import coordinate
 from analysis.holdout import leave_one_cell_out, leave_one_level_out, rivals
 from analysis.misfit import problem_of
 from analysis.optimum import select_models
-from analysis.targets import make_targets, noise_correlation, target_draws
+from analysis.targets import Targets, make_targets, noise_correlation, target_draws
 from tune_dd.errors import UserError
 from tune_dd.laws import LAWS, get_law
 from tune_dd.schedule import law_path
@@ -168,9 +168,8 @@ def test_censored_cells_cost_on_one_side_only() -> None:
         assert sum(costs.values()) == costs[costly]
 
 
-@pytest.mark.parametrize(("seed", "law"), [(0, "separable"), (1, "y_only"), (3, "y_only"), (0, "interaction")])
-def test_a_fit_is_not_caught_in_a_corner(seed: int, law: str) -> None:
-    """Of forms that miss the cells, where the clamp leaves many minima; scipy's global search knows the least."""
+def targets_by_another_form(seed: int) -> Targets:
+    """A calibration that most forms miss."""
     table = simulated.simulate_calibration(
         np.random.default_rng(seed),
         law="saturating",
@@ -178,7 +177,13 @@ def test_a_fit_is_not_caught_in_a_corner(seed: int, law: str) -> None:
         unique_tokens=(4_000, 8_000, 16_000, 32_000, 64_000),
         sampled_tokens=(65_536, 131_072, 262_144, 524_288),
     )
-    targets = make_targets(None, table)
+    return make_targets(None, table)
+
+
+@pytest.mark.parametrize(("seed", "law"), [(0, "separable"), (1, "y_only"), (3, "y_only"), (0, "interaction")])
+def test_a_fit_is_not_caught_in_a_corner(seed: int, law: str) -> None:
+    """Of forms that miss the cells, where the clamp leaves many minima; scipy's global search knows the least."""
+    targets = targets_by_another_form(seed)
     problem = problem_of(targets, get_law(law))
     weight = np.where(targets.point, targets.start_weight, 0.0)
     beta, cost = robust.fit(problem, targets.dropout, targets.side, weight, np.random.default_rng(0))
@@ -200,14 +205,7 @@ def test_a_fit_is_not_caught_in_a_corner(seed: int, law: str) -> None:
 @pytest.mark.parametrize("law", ["separable", "y_only", "interaction"])
 def test_of_many_cells_few_starts_find_as_low_a_cost(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cells of one table many times over, each with noise of its own."""
-    table = simulated.simulate_calibration(
-        np.random.default_rng(0),
-        law="saturating",
-        coefficients={"B": 1.1, "C0": -6.0},
-        unique_tokens=(4_000, 8_000, 16_000, 32_000, 64_000),
-        sampled_tokens=(65_536, 131_072, 262_144, 524_288),
-    )
-    targets = make_targets(None, table)
+    targets = targets_by_another_form(0)
     few = problem_of(targets, get_law(law))
     times = robust.VERY_MANY // len(targets) + 1
     many = replace(few, design=np.tile(few.design, (times, 1)), width=np.tile(few.width, times))

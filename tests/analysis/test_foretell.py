@@ -12,6 +12,7 @@ import pytest
 from analysis import foretell
 from analysis.bakeoff import judge_texts, sort_runs
 from analysis.foretell import (
+    LEAST_TOKENS,
     MeasuredText,
     Text,
     comparable,
@@ -26,6 +27,7 @@ from analysis.foretell import (
 from analysis.tables import load_experiment
 from analysis.texts import measure
 from tune_dd.artifacts import METRICS
+from tune_dd.corpus.bigram import SIZES
 from tune_dd.errors import UserError
 
 SAVED = Path(__file__).parents[2] / "ray_results" / "saved"
@@ -119,6 +121,7 @@ def test_few_tokens_are_judged_by_what_few_tokens_of_the_measured_texts_told() -
     _, rule = foretold_decades(first, second)
     assert rule == rule_without(frozenset({"owt", "jscode"}), 62_500)
     assert not is_guess(rule, first, second)
+    assert min(SIZES) == LEAST_TOKENS, "what a manifest holds and what the rule knows"
     fewer = replace(THERE, losses={20_000: 4.0}), replace(HERE, losses={20_000: 4.1})
     assert is_guess(foretold_decades(*fewer)[1], *fewer), "no measured text was counted on so few"
 

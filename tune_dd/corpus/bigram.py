@@ -1,7 +1,7 @@
 """How much a text surprises a bigram model: one number, counted without training anything.
 
 Where dropout begins to pay depends on a text beyond its number of tokens, and between the texts that we measured it
-follows this number (docs/methodology.md, section 7).
+follows this number and what the text repeats (docs/methodology.md, section 7).
 """
 
 from __future__ import annotations
