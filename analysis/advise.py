@@ -17,7 +17,8 @@ from analysis.figures import count_text
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import coefficients_file, read_json
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, FAR, FAR_LAW, LAWS, Array, get_law
+from tune_dd.law import Array
+from tune_dd.laws import DEFAULT_LAW, FAR, FAR_LAW, LAWS, get_law
 
 if TYPE_CHECKING:
     from rich.table import Table

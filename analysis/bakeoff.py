@@ -28,7 +28,8 @@ from analysis.targets import Targets, make_targets, regret_floors
 from analysis.texts import Place, compare_texts
 from analysis.verdict import CARRIED, PILOTED
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW, Array, get_law
+from tune_dd.law import Array
+from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW, get_law
 
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}

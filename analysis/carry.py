@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.coefficients import LEVEL, Coefficients
 from analysis.foretell import Text, compared, foretold_decades, interval, is_guess
-from tune_dd.laws import Array
+from tune_dd.law import Array
 
 
 def carry(fitted: Coefficients, calibrated: Text, other: Text, *, seed: int = 0) -> Coefficients:

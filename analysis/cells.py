@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from tune_dd.errors import UserError
-from tune_dd.laws import Array
+from tune_dd.law import Array
 
 # (regime, phase, model, n_params, unique_tokens, sampled_tokens)
 Key = tuple[str, str, str, int, int, int]

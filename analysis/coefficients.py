@@ -17,7 +17,8 @@ from analysis.curves import coordinate
 from analysis.misfit import discrepancy, freedom, problem_of
 from analysis.targets import Targets, bounded, check_rank, counted, folds, make_targets, target_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import REFERENCE_LAW, Array, Law, design_rank, get_law
+from tune_dd.law import Array, Law, design_rank
+from tune_dd.laws import REFERENCE_LAW, get_law
 
 SCHEMA = 1
 LEVEL = 0.95
@@ -315,8 +316,19 @@ def _bootstrap(
     linear = robust.weighted_starts(
         problem.design, problem.link.predictor(dropout), np.where(side == 0, targets.draw_weight, 0.0)
     )
-    results = [robust.minimise(problem, start, z, side, mask) for start in (np.tile(beta, (n_bootstrap, 1)), linear)]
+    expected = _expected_draws(problem, n_bootstrap, rng)
+    results = [
+        robust.minimise(problem, start, z, side, mask, expected) for start in (np.tile(beta, (n_bootstrap, 1)), linear)
+    ]
     return np.where((results[0][1] <= results[1][1])[:, None], results[0][0], results[1][0])
+
+
+def _expected_draws(problem: robust.Problem, n_bootstrap: int, rng: np.random.Generator) -> Array | None:
+    """(B, k) what is expected of each draw's coefficients: it is no more certain than texts are alike."""
+    if problem.expected is None or problem.firmness is None or not problem.firmness.any():
+        return None
+    spread = np.divide(1.0, problem.firmness, out=np.zeros_like(problem.firmness), where=problem.firmness > 0)
+    return np.asarray(problem.expected + spread * rng.standard_normal((n_bootstrap, len(spread))))
 
 
 def _leave_out(targets: Targets, problem: robust.Problem, beta: Array, group: NDArray[np.int64]) -> Array | None:

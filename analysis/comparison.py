@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.cells import additive, check_table
 from tune_dd.errors import UserError
-from tune_dd.laws import Array
+from tune_dd.law import Array
 
 LEVEL = 0.95
 METRICS = ("final_val_loss", "trajectory_val_loss")

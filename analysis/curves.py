@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tune_dd.laws import Array
+from tune_dd.law import Array
 
 SHIFT = 0.1
 QUADRATIC_WINDOW, CUBIC_WINDOW = 5, 7

@@ -28,7 +28,7 @@ import numpy as np
 
 from analysis.coefficients import LEVEL
 from tune_dd.errors import UserError
-from tune_dd.laws import Array
+from tune_dd.law import Array
 
 LEAST_TEXTS = 5  # that a rule is fitted to: without two of them three pairs are left for two numbers
 LEAST_TOKENS = 62_500  # the fewest that the bigrams of the measured texts were counted on

@@ -16,11 +16,13 @@ from analysis import robust
 from analysis.misfit import problem_of
 from analysis.targets import MAX_FOLDS, Targets, folds, make_targets
 from tune_dd.errors import UserError
-from tune_dd.laws import REFERENCE_LAW, Array, design_rank, get_law
+from tune_dd.law import Array, design_rank
+from tune_dd.laws import REFERENCE_LAW, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
 BASELINES = ("constant", "x_only", "y_only")  # of one variable or none: they say what the others are worth
-RIVALS = (*BASELINES, "first_order", "interaction", "separable", "odds", "onset", "pinned", "saturating", "epochs")
+FORMS = ("first_order", "interaction", "separable", "odds", "onset", "pinned", "saturating", "epochs", "floored")
+RIVALS = (*BASELINES, *FORMS)
 
 
 def leave_one_cell_out(

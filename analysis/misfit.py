@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from analysis import robust
 from analysis.targets import Targets, design_of
-from tune_dd.laws import P_MAX, Array, Law
+from tune_dd.law import P_MAX, Array, Law
 
 
 def freedom(targets: Targets, k: int) -> float:
@@ -45,7 +46,10 @@ def problem_of(targets: Targets, law: Law, *, seed: int = 0, mask: Array | None 
     Args:
         mask: (n,) 0 for cells that are held out: they do not tell the misfit either.
     """
-    problem = robust.Problem(design_of(targets, law), targets.width, law.p_min, P_MAX, law.link)
+    means, spreads = np.array([law.expected.get(name, (0.0, math.inf)) for name in law.coefficients]).T
+    problem = robust.Problem(
+        design_of(targets, law), targets.width, law.p_min, P_MAX, law.link, expected=means, firmness=1.0 / spreads
+    )
     if mask is not None:
         targets = replace(targets, point=targets.point & (mask > 0))
     k = len(law.coefficients)

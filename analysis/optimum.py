@@ -19,7 +19,7 @@ from scipy.special import fdtrc
 from analysis.cells import Cell, Noise, check_table, make_cell, make_cells, pool_noise
 from analysis.curves import Curve, can_fit, fit_curve, from_coordinate, minimisers
 from tune_dd.errors import UserError
-from tune_dd.laws import Array
+from tune_dd.law import Array
 
 LEVEL = 0.95
 # Fixed beforehand: a cell whose F test of the dropout effect is not significant at this level has no signal.

@@ -20,7 +20,7 @@ from analysis.curves import coordinate
 from analysis.misfit import widths
 from analysis.targets import Targets, bounded, make_targets, target_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import Array, Law
+from tune_dd.law import Array, Law
 
 # The scales that are tried: two decades, a fiftieth of a decade apart.
 SCALES = np.power(10.0, np.linspace(-1.0, 1.0, 101))

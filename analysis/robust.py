@@ -3,7 +3,8 @@
 Minimised is ``sum_i m_i * 2 (sqrt(1 + u_i^2) - 1)`` with ``u_i = (z(p_i) - z*_i) / width_i``, ``p_i`` the
 law's clamped dropout in cell i and z = sqrt(p + 0.1). Since a cell's fitted loss is quadratic in z around
 its optimum and ``width_i`` is where it has risen by one paired standard error, ``u_i^2`` is the regret in
-standard errors: this is the soft-L1 loss of regret. Censored cells cost on one side only.
+standard errors: this is the soft-L1 loss of regret. Censored cells cost on one side only. A coefficient of which
+something is expected costs as one more cell does, ``u = (coefficient - mean) / sd``: cells that speak against it win.
 
 Solved by Gauss-Newton on the reweighted problem with Levenberg-Marquardt damping, vectorised over
 problems, because a bootstrap refits thousands of times. scipy.optimize.least_squares(loss="soft_l1")
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.curves import SHIFT, coordinate
-from tune_dd.laws import IDENTITY, Array, Link
+from tune_dd.law import IDENTITY, Array, Link
 
 Sides = NDArray[np.int64]
 MAX_ITERATIONS = 60
@@ -38,13 +39,23 @@ CHUNK = 250
 
 @dataclass(frozen=True)
 class Problem:
-    """What all problems of a batch share: design (n, k), width (n,), the law's clamp and its link."""
+    """What all problems of a batch share.
+
+    Attributes:
+        design: (n, k).
+        width: (n,) in z.
+        p_min, p_max, link: the law's clamp and its link.
+        expected: (k,) what the coefficients are on other texts, on average; None where nothing is expected.
+        firmness: (k,) one over the standard deviation of that; 0 for a coefficient of which nothing is expected.
+    """
 
     design: Array
     width: Array
     p_min: float
     p_max: float
     link: Link = IDENTITY
+    expected: Array | None = None
+    firmness: Array | None = None
 
     def predict(self, raw: Array) -> Array:
         """The law's dropout from its linear predictor, of any shape."""
@@ -68,6 +79,16 @@ class Problem:
         u, _, _ = self._misses(p, z, side)
         return np.asarray((mask * 2.0 * (np.sqrt(1.0 + u**2) - 1.0)).sum(axis=-1))
 
+    def surprise(self, beta: Array, expected: Array) -> Array:
+        """(B,) what coefficients (B, k) cost beside what is expected of them, (B, k)."""
+        v = (beta - expected) * self.firm
+        return np.asarray((2.0 * (np.sqrt(1.0 + v**2) - 1.0)).sum(axis=1))
+
+    @property
+    def firm(self) -> Array:
+        """(k,) the firmness, 0 where nothing is expected."""
+        return np.zeros(self.design.shape[1]) if self.firmness is None else self.firmness
+
     def _misses(self, p: Array, z: Array, side: Sides | Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         """u, z(p) and where u counts as 0, since a censored-low cell (-1) asks nothing of a law below its edge."""
         root = np.sqrt(p + SHIFT)
@@ -77,7 +98,9 @@ class Problem:
         return u, root, idle
 
 
-def minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array) -> tuple[Array, Array]:
+def minimise(
+    problem: Problem, start: Array, z: Array, side: Sides, mask: Array, expected: Array | None = None
+) -> tuple[Array, Array]:
     """Local minima from given starts.
 
     Args:
@@ -85,14 +108,18 @@ def minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array)
         z: (B, n) targets.
         side: (B, n) -1 censored low, 0 a target, +1 censored high.
         mask: (B, n) weight of each cell in each problem, 0 or 1 (0 leaves a cell out).
+        expected: (B, k) expected coefficients of each problem, in the place of the problem's own.
 
     Returns:
         Coefficients (B, k) and costs (B,).
     """
 
+    if expected is None:
+        expected = np.zeros_like(start) if problem.expected is None else np.tile(problem.expected, (len(start), 1))
+
     def part(first: int) -> tuple[Array, Array]:
         own = slice(first, first + CHUNK)
-        return _minimise(problem, start[own], z[own], side[own], mask[own])
+        return _minimise(problem, start[own], z[own], side[own], mask[own], expected[own])
 
     # Side by side: numpy holds no interpreter lock while it computes on arrays of this size.
     with ThreadPoolExecutor() as pool:
@@ -100,30 +127,39 @@ def minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array)
     return np.concatenate([beta for beta, _ in parts]), np.concatenate([cost for _, cost in parts])
 
 
-def _minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array) -> tuple[Array, Array]:
+def _minimise(
+    problem: Problem, start: Array, z: Array, side: Sides, mask: Array, expected: Array
+) -> tuple[Array, Array]:
     # Columns of one length, so that the damping means the same for each coefficient.
     scale = np.linalg.norm(problem.design, axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     design = problem.design / scale
     k = design.shape[1]
     outer = (design[:, :, None] * design[:, None, :]).reshape(len(design), k * k)
-    scaled = replace(problem, design=design)
-    beta = start * scale
-    cost = scaled.cost(beta, z, side, mask)
+    scaled = replace(problem, design=design, firmness=problem.firm / scale)
+    beta, expected = start * scale, expected * scale
+    cost = scaled.cost(beta, z, side, mask) + scaled.surprise(beta, expected)
     damping = np.full(len(beta), 1e-3)
     active = np.arange(len(beta))
+    firm = scaled.firm
     sign: Array = side.astype(np.float64)  # once: it is multiplied at every step
     own = z, sign, mask  # of the active problems
+    towards = expected
     for _ in range(MAX_ITERATIONS):
         u, gradient = scaled.residuals(beta[active], *own[:2])
         weight = own[2] / np.sqrt(1.0 + u**2)
         hessian = ((weight * gradient**2) @ outer).reshape(-1, k, k)
         slope = (weight * gradient * u) @ design
+        if firm.any():
+            away = beta[active] - towards
+            pull = firm**2 / np.sqrt(1.0 + (away * firm) ** 2)
+            hessian += pull[:, :, None] * np.eye(k)
+            slope += pull * away
         diagonal = np.einsum("bii->bi", hessian)
         ridge = damping[active, None] * diagonal + 1e-10 * (1.0 + diagonal.max(axis=1, keepdims=True))
         step = np.linalg.solve(hessian + ridge[:, :, None] * np.eye(k), slope[:, :, None])[:, :, 0]
         trial = beta[active] - step
-        trial_cost = scaled.cost(trial, *own)
+        trial_cost = scaled.cost(trial, *own) + scaled.surprise(trial, towards)
         better = trial_cost <= cost[active]
         moved = active[better]
         beta[moved], gain = trial[better], cost[moved] - trial_cost[better]
@@ -137,6 +173,7 @@ def _minimise(problem: Problem, start: Array, z: Array, side: Sides, mask: Array
         if finished.any():
             active = active[~finished]
             own = z[active], sign[active], mask[active]
+            towards = expected[active]
     return beta / scale, cost
 
 

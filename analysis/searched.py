@@ -19,7 +19,7 @@ from analysis.cells import additive
 from analysis.companions import read_suggestions
 from analysis.comparison import LEVEL, outcomes
 from analysis.exports import plain_records
-from tune_dd.laws import Array
+from tune_dd.law import Array
 
 if TYPE_CHECKING:
     import optuna

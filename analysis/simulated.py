@@ -16,7 +16,8 @@ from scipy.optimize import minimize_scalar
 
 from analysis.cells import decompose, pool_noise
 from analysis.optimum import CellFit, fit_cell
-from tune_dd.laws import Array, get_law
+from tune_dd.law import Array
+from tune_dd.laws import get_law
 
 SEED_SD, TRIAL_SD = 0.040, 0.030 / np.sqrt(2)
 SEVEN_DROPOUTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)

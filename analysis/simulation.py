@@ -26,7 +26,8 @@ from analysis.simulated import (
     simulate_stream,
 )
 from analysis.targets import make_targets, regret_floors
-from tune_dd.laws import P_MAX, get_law
+from tune_dd.law import P_MAX
+from tune_dd.laws import get_law
 
 # Sizes and prefixes of the simulated calibrations; read-outs are those of ``simulate_calibration``.
 SIZES, PREFIXES = (45_000, 163_840, 430_000), (4_000, 8_000, 16_000, 32_000)

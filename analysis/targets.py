@@ -14,7 +14,8 @@ from analysis.cells import CELL_KEYS, Cell, Key, Noise, check_table, make_cells,
 from analysis.curves import can_fit, coordinate, fit_curve
 from analysis.optimum import CellFit, cell_rng, fit_cell, level_draws, optimum_draws
 from tune_dd.errors import UserError
-from tune_dd.laws import P_MAX, Array, Law, design_rank, get_law
+from tune_dd.law import P_MAX, Array, Law, design_rank
+from tune_dd.laws import get_law
 
 # The paired standard deviation measured at pocket scale. It only scales the robust loss where a table has neither
 # replicates nor five dropouts to estimate noise from; the coefficients then have no intervals and say so.

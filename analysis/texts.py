@@ -14,7 +14,7 @@ from analysis.foretell import MeasuredText, Text, comparable, foretold_decades, 
 from analysis.pilot import SCALES, Split, interval_of, measure_scale
 from analysis.targets import Targets
 from tune_dd.errors import UserError
-from tune_dd.laws import Array
+from tune_dd.law import Array
 
 Place = tuple[str, str, str]  # regime, scale, tokenizer's hash: what makes a law of one run apply to another
 

@@ -36,7 +36,8 @@ from search_spaces.adaptive_grid import GridPoint as Point
 from search_spaces.static_dropout import StaticGrid
 from tune_dd import artifacts
 from tune_dd.errors import UserError
-from tune_dd.laws import Array, get_law
+from tune_dd.law import Array
+from tune_dd.laws import get_law
 from tune_dd.regimes import ModelSpec
 from tune_dd.sweep.runs import DEFAULT_STORAGE
 

@@ -26,7 +26,8 @@ from search_spaces.locked_stream import on_one_stream, stages_of
 from search_spaces.samplers import SAMPLERS, sample
 from search_spaces.space import Following, Outcome, Setting
 from tune_dd.errors import UserError
-from tune_dd.laws import Array, Law, get_law
+from tune_dd.law import Array, Law
+from tune_dd.laws import get_law
 from tune_dd.regimes import MIN_SEARCH_POINTS, ModelSpec, Scale, check_increasing, check_seeds
 from tune_dd.trial import TrialSpec, short_count
 

@@ -19,6 +19,7 @@ FORBIDDEN = {
     "trial": {"torch", "ray"},
     "artifacts": {"torch", "ray"},
     "schedule": {"torch", "ray"},
+    "law": {"torch", "ray"},
     "laws": {"torch", "ray"},
     "loading": {"torch", "ray"},
     "snapshots": {"torch", "ray", "tune_dd.model", "tune_dd.corpus"},
@@ -49,6 +50,7 @@ TORCH_FREE = {
     "trial",
     "artifacts",
     "schedule",
+    "law",
     "laws",
     "loading",
 }

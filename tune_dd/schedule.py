@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tune_dd.errors import UserError
-from tune_dd.laws import P_MAX, REFERENCE_LAW, get_law
+from tune_dd.law import P_MAX
+from tune_dd.laws import REFERENCE_LAW, get_law
 from tune_dd.trial import static_condition
 
 

@@ -11,7 +11,7 @@ from analysis.paper.blocks import Block, Cited, Number, Paragraph, Parts, Ref, S
 from analysis.paper.studies import PHASES, Study, by_class, class_words
 from analysis.report import Settings
 from analysis.words import CLASS_WORDS, SIGNIFICANT
-from tune_dd.laws import P_MAX, P_MIN
+from tune_dd.law import P_MAX, P_MIN
 
 NAME = "setup"
 ORDER = ("screen", *PHASES)

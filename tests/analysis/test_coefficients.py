@@ -248,6 +248,46 @@ def test_robust_fit_agrees_with_scipy(table: pd.DataFrame, law: str) -> None:
     np.testing.assert_allclose(problem.design @ beta, problem.design @ best.x, atol=2e-3)
 
 
+def test_a_fit_is_held_to_what_is_expected_of_a_coefficient(table: pd.DataFrame) -> None:
+    """The least cost with the expectation in it is scipy's; few cells leave B where it is expected, many do not."""
+    form = get_law("floored")
+    mean, spread = form.expected["B"]
+    targets = make_targets(None, table).bounded(form.fit_max)
+    problem = problem_of(targets, form)
+    fitted = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, np.random.default_rng(0))
+
+    def cost(beta: np.ndarray) -> float:
+        cells = problem.cost(beta[None], targets.z[None], targets.side[None], np.ones((1, len(targets))))[0]
+        return float(cells + 2 * (np.sqrt(1 + ((beta[0] - mean) / spread) ** 2) - 1))
+
+    best = differential_evolution(cost, [(-5, 10), (-10, 10)], seed=0, tol=1e-10)
+    assert fitted[1] == pytest.approx(best.fun, rel=1e-4)
+    np.testing.assert_allclose(fitted[0], best.x, atol=2e-3)
+
+    def slope(mask: np.ndarray, **changes: object) -> float:
+        own = replace(problem, **changes)  # type: ignore[arg-type]
+        rng = np.random.default_rng(0)
+        return float(robust.fit(own, targets.dropout, targets.side, targets.start_weight, rng, mask)[0][0])
+
+    every = np.ones(len(targets))
+    two = np.isin(np.arange(len(targets)), np.flatnonzero(targets.point)[:2]).astype(np.float64)
+    free = {"expected": None, "firmness": None}
+    elsewhere = {"expected": np.array([5.0, 0.0])}
+    assert slope(every, **elsewhere) == pytest.approx(slope(every, **free), abs=0.35)
+    assert abs(slope(two, **elsewhere) - 5.0) < 0.5 * abs(slope(two, **free) - 5.0)
+
+
+def test_intervals_hold_the_doubt_about_what_is_expected() -> None:
+    """A coefficient that its cells say little of is no surer than texts are alike."""
+    table = simulated.simulate_calibration(
+        np.random.default_rng(0), coefficients=TRUE, n_params=(163_840,), unique_tokens=(8_000, 16_000), n_seeds=1
+    )
+    fitted = fit_law(None, table, law="floored", n_bootstrap=300)
+    low, high = fitted.intervals["B"]
+    assert low < get_law("floored").expected["B"][0] < high
+    assert high - low > 2 * get_law("floored").expected["B"][1]
+
+
 def test_noise_correlation_between_readouts_is_recovered() -> None:
     for truth in (0.0, 0.8):
         table = simulated.simulate_calibration(np.random.default_rng(2), coefficients=TRUE, correlation=truth)

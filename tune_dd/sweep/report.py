@@ -16,7 +16,8 @@ from tune_dd.console import Console
 from tune_dd.corpus import Corpus
 from tune_dd.corpus.fetch import TEXTS, is_missing
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, get_law, rank_and_condition
+from tune_dd.law import rank_and_condition
+from tune_dd.laws import DEFAULT_LAW, get_law
 from tune_dd.loading import no_collection
 from tune_dd.memory import cpu_trial_bytes, parameter_bytes
 from tune_dd.regimes import evidence_class
