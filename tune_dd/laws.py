@@ -33,7 +33,7 @@ rank 3 at most: a calibration needs two ratios.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,23 +51,14 @@ PINNED_ONSET, PINNED_SLOPE = 0.42, 0.85
 SATURATING_FIT_MAX = 0.45
 # Ours: passes over a prefix that the epochs form does not count. Chosen on cells of four texts (docs/methodology.md).
 FREE_EPOCHS = 2.0
-# Ours: of the floored form, from one fit to all that was measured on seventeen texts (`python -m analysis.exponents`):
-# its onset's exponents of U and P, the passes over the prefix that no model's onset comes before, its slope's exponent
-# of U, and the slope B that those texts have on average, with its standard deviation over them.
-FLOORED_U, FLOORED_P, FLOORED_PASSES, FLOORED_SLOPE = 0.30, 0.60, 2.5, 0.65
-FLOORED_B = (0.74, 0.22)
+# Ours: the slope that texts have on average in the floored form, and its standard deviation over them.
+FLOORED_SLOPE = (0.74, 0.22)
 # Ours: what the name of a diluted form ends with, and its exponent.
 DILUTIONS = {"_half_diluted": 0.5, "_diluted": 1.0}
 
 
 def _ones(like: Array) -> Array:
     return np.ones_like(like)
-
-
-def _floored_onset(p: Array, u: Array) -> Array:
-    """log10 tokens: what training takes to overfit a prefix, and never less than some passes over it; kappa is 1."""
-    learning = 5.0 + FLOORED_U * (u - 4.0) - FLOORED_P * (p - 5.0)
-    return np.asarray(np.log10(10.0**learning + FLOORED_PASSES * 10.0**u))
 
 
 def _capped(law: Law) -> Law:
@@ -118,24 +109,51 @@ _EPOCHS = replace(
     carried_as=_SATURATING,
     cells="epochs",
 )
-_FLOORED = replace(
-    _SATURATING,
-    name="floored",
-    columns=lambda p, u, c: (c - _floored_onset(p, u), _ones(p)),
-    formula=(
-        f"{P_MAX} tanh(q / {P_MAX}), q = (10k/U)^{FLOORED_SLOPE} (B log10(C/C*) + C0), "
-        f"C* = 100k (U/10k)^{FLOORED_U:g} (100k/P)^{FLOORED_P:g} + {FLOORED_PASSES:g} U"
-    ),
-    scale=lambda u: 10.0 ** (FLOORED_SLOPE * (4.0 - u)),
-    expected={"B": FLOORED_B},
-    cells="floored",
-)
-_FLOORED = replace(
-    _FLOORED,
-    carried_as=replace(
-        _FLOORED, columns=lambda p, u, c: (c - FLOORED_U * (u - 4.0) + FLOORED_P * (p - 5.0), _ones(p)), cells="floored"
-    ),
-)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What all texts share in the floored form: four numbers of ours, from one fit to all that was measured on
+    seventeen texts, the passes taken from a grid (``python -m analysis.exponents``).
+
+    Attributes:
+        onset_u, onset_p: exponents of U and 1/P in the training that a model takes to overfit a prefix.
+        passes: over the prefix, that training takes besides, however large the model.
+        slope_u: exponent of 1/U in the slope.
+    """
+
+    onset_u: float = 0.30
+    onset_p: float = 0.60
+    passes: float = 2.5
+    slope_u: float = 0.65
+
+    def learned(self, p: Array, u: Array) -> Array:
+        """log10 of the tokens that a model of P = 10^p takes to overfit U = 10^u, passes left out."""
+        return 5.0 + self.onset_u * (u - 4.0) - self.onset_p * (p - 5.0)
+
+    def onset(self, p: Array, u: Array) -> Array:
+        """log10 of the tokens from which on dropout pays."""
+        return np.asarray(np.log10(10.0 ** self.learned(p, u) + self.passes * 10.0**u))
+
+
+def floored(floor: Floor, slope: tuple[float, float] | None = None) -> Law:
+    """The floored form with such exponents: ``slope`` is what B is expected to be and its standard deviation."""
+    form = replace(
+        _SATURATING,
+        name="floored",
+        columns=lambda p, u, c: (c - floor.onset(p, u), _ones(p)),
+        formula=(
+            f"{P_MAX} tanh(q / {P_MAX}), q = (10k/U)^{floor.slope_u:g} (B log10(C/C*) + C0), "
+            f"C* = 100k (U/10k)^{floor.onset_u:g} (100k/P)^{floor.onset_p:g} + {floor.passes:g} U"
+        ),
+        scale=lambda u: 10.0 ** (floor.slope_u * (4.0 - u)),
+        expected={} if slope is None else {"B": slope},
+        cells="floored",
+    )
+    return replace(form, carried_as=replace(form, columns=lambda p, u, c: (c - floor.learned(p, u), _ones(p))))
+
+
+_FLOORED = floored(Floor(), FLOORED_SLOPE)
 _ODDS = Law(
     "odds",
     ("a_P", "a_U", "a_C", "C0"),

@@ -1,0 +1,201 @@
+"""What all texts share in the floored form, fitted to what was measured on all: ``python -m analysis.exponents``.
+
+A calibration gives a law two numbers, how steep it is and where it begins. How these change with P and U no single
+calibration tells beyond its own sizes, so a form has exponents that are the same for every text. Here those of the
+floored form (``tune_dd.laws.Floor``) are fitted to the cells of all texts at once, calibrations and hold-outs, each
+text with a slope and an onset of its own; and judged on each text's hold-outs by a fit that had none of that text.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+
+from analysis import robust
+from analysis.bakeoff import BEYOND, sort_runs
+from analysis.misfit import problem_of, widths
+from analysis.report import calibration_rows
+from analysis.tables import load_experiment
+from analysis.targets import Targets, make_targets, regret_floors
+from tune_dd.artifacts import METRICS
+from tune_dd.law import Array, Law
+from tune_dd.laws import Floor, floored
+
+# The passes tried; the exponents are fitted for each.
+PASSES = (0.0, 1.0, 2.0, 2.5, 3.0, 4.0)
+# What any law misses its cells by, dropout: it joins their widths, so that the sharpest cells do not rule the fit.
+MISFIT = 0.02
+# Standard deviation of log10 B over texts that a fit is held to, as a share of B.
+SPREAD = 0.3
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text's cells: those that its law is fitted to, and those it is held to."""
+
+    calibration: Targets
+    held: Targets | None
+    floors: Array
+
+    @property
+    def parts(self) -> tuple[Targets, ...]:
+        return (self.calibration,) if self.held is None else (self.calibration, self.held)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A joint fit: the exponents, each text's slope B and constant C0 in their order, and the cost."""
+
+    floor: Floor
+    slopes: Array
+    constants: Array
+    cost: float
+
+    @property
+    def slope(self) -> tuple[float, float]:
+        """What B of another text is expected to be: the texts' geometric mean, and a standard deviation."""
+        mean = float(np.exp(np.log(self.slopes).mean()))
+        return mean, SPREAD * mean
+
+
+def load_texts(results: Path, *, seed: int = 0) -> dict[str, Text]:
+    """Every text below a folder of runs that has a calibration, by regime."""
+    study = sort_runs(
+        [load_experiment([run]) for run in sorted(path.parent for path in results.glob(f"**/{METRICS}"))], every=True
+    )
+    texts = {}
+    for place, table in study.calibrations.items():
+        held = study.holdouts.get(place)
+        targets = None if held is None else make_targets(None, calibration_rows(held)[0], seed=seed)
+        floors = np.empty(0) if targets is None else regret_floors(targets)
+        texts[place[0]] = Text(make_targets(None, calibration_rows(table)[0], seed=seed), targets, floors)
+    return texts
+
+
+def fit_shared(texts: Sequence[Text], passes: float) -> Shared:
+    """Exponents for all texts and a slope and a constant for each, by least squares of the robust regret.
+
+    The cells of a text weigh together as much as those of any other.
+    """
+    names = [field.name for field in fields(Floor) if field.name != "passes"]
+    form = floored(Floor(passes=passes))
+    problems, targets = [], []
+    for text in texts:
+        own = [part.bounded(form.fit_max) for part in text.parts]
+        targets.append(own)
+        width = np.concatenate([widths(part, MISFIT) for part in own])
+        problems.append(robust.Problem(np.empty((len(width), 2)), width, form.p_min, 1.0, form.link))
+    z = [np.concatenate([part.z for part in own]) for own in targets]
+    side = [np.concatenate([part.side for part in own]) for own in targets]
+    start = [_start(text, form) for text in texts]
+
+    def residuals(x: Array) -> Array:
+        law = floored(Floor(passes=passes, **dict(zip(names, x[: len(names)].tolist(), strict=True))))
+        each = x[len(names) :].reshape(-1, 2)
+        found = []
+        for number, own in enumerate(targets):
+            design = np.concatenate(
+                [law.design(part.n_params, part.unique_tokens, part.sampled_tokens) for part in own]
+            )
+            beta = np.array([np.exp(each[number, 0]), each[number, 1]])
+            problem = replace(problems[number], design=design)
+            u = problem.residuals(beta[None], z[number][None], side[number][None])[0][0]
+            # The root of the soft-L1 loss, with its sign: what least squares then minimises is that loss.
+            root = np.sign(u) * np.sqrt(2.0 * (np.sqrt(1.0 + u**2) - 1.0))
+            found.append(root / np.sqrt(len(u)))
+        return np.concatenate(found)
+
+    own_text = np.repeat(np.arange(len(z)), [len(part) for part in z])
+    sparsity = np.ones((len(own_text), len(names) + 2 * len(z)))
+    sparsity[:, len(names) :] = np.repeat(own_text[:, None] == np.arange(len(z)), 2, axis=1)
+    default = Floor()
+    begin = np.concatenate(
+        [[getattr(default, name) for name in names], *([np.log(slope), constant] for slope, constant in start)]
+    )
+    result = least_squares(residuals, begin, jac_sparsity=sparsity, max_nfev=300)
+    exponents = dict(zip(names, result.x[: len(names)].tolist(), strict=True))
+    each = result.x[len(names) :].reshape(-1, 2)
+    return Shared(Floor(passes=passes, **exponents), np.exp(each[:, 0]), each[:, 1], float(result.cost))
+
+
+def _start(text: Text, form: Law) -> tuple[float, float]:
+    slope, constant = fit_text(text.calibration, form).values()
+    return max(slope, 0.1), constant
+
+
+def fit_text(calibration: Targets, form: Law, *, seed: int = 0) -> dict[str, float]:
+    """A form's coefficients of one text, fitted to its calibration as ``analysis.coefficients.fit_law`` does."""
+    targets = calibration.bounded(form.fit_max)
+    rng = np.random.default_rng([seed, 1])
+    problem = problem_of(targets, form, seed=seed)
+    beta, _ = robust.fit(problem, targets.dropout, targets.side, targets.start_weight, rng)
+    return dict(zip(form.coefficients, beta.tolist(), strict=True))
+
+
+def judge(texts: Mapping[str, Text], forms: Mapping[str, Law]) -> pd.DataFrame:
+    """Each text's law, of its own form, on its own hold-outs.
+
+    Returns one row per held-out cell beyond the calibration: text, kind, n_params, regret and corrected (less the
+    floor), nats per token.
+    """
+    rows = []
+    for name, text in texts.items():
+        if text.held is None:
+            continue
+        form = forms[name]
+        coefficients = fit_text(text.calibration, form)
+        for fit, floor in zip(text.held.fits, text.floors, strict=True):
+            kind = next(
+                (kind for of, kind in BEYOND.items() if getattr(fit, of) > getattr(text.calibration, of).max()), None
+            )
+            if kind is None:
+                continue
+            p = float(form.dropout(coefficients, fit.n_params, fit.unique_tokens, fit.sampled_tokens))
+            regret = float(fit.regret(np.asarray(p)))
+            rows.append((name, kind, fit.n_params, regret, regret - floor))
+    return pd.DataFrame(rows, columns=["text", "kind", "n_params", "regret", "corrected"])
+
+
+def leave_one_out(texts: Mapping[str, Text], passes: float) -> tuple[pd.DataFrame, dict[str, Floor]]:
+    """``judge`` of every text by exponents and an expected slope of the others, and those exponents."""
+    forms, floors = {}, {}
+    for name in texts:
+        shared = fit_shared([text for other, text in texts.items() if other != name], passes)
+        forms[name], floors[name] = floored(shared.floor, shared.slope), shared.floor
+    return judge(texts, forms), floors
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="What all texts share in the floored form of law.")
+    parser.add_argument("--results", type=Path, default=Path("ray_results/saved"), help="where to look for runs")
+    options = parser.parse_args(arguments)
+    texts = load_texts(options.results)
+    print(
+        f"{len(texts)} texts; the least cost counts, and means are of hold-outs whose text the exponents had not seen"
+    )
+    for passes in PASSES:
+        shared = fit_shared(list(texts.values()), passes)
+        judged, floors = leave_one_out(texts, passes)
+        exponents = ", ".join(
+            f"{name} {getattr(shared.floor, name):.3f} "
+            f"({min(getattr(floor, name) for floor in floors.values()):.3f} to "
+            f"{max(getattr(floor, name) for floor in floors.values()):.3f})"
+            for name in ("onset_u", "onset_p", "slope_u")
+        )
+        spread = np.log(shared.slopes).std(ddof=1)
+        print(
+            f"passes {passes:g}: cost {shared.cost:.4f}; {exponents}; B {shared.slope[0]:.3f}, sd of ln B {spread:.3f}"
+        )
+        means = judged.groupby("kind", sort=False)[["regret", "corrected"]].agg("mean")
+        means["cells"] = judged.groupby("kind").size()
+        print(means.round(4).to_string())
+
+
+if __name__ == "__main__":
+    main()

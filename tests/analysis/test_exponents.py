@@ -1,0 +1,80 @@
+"""What texts share: exponents found again from simulated texts, and no text judged by itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import exponents, simulated
+from analysis.targets import make_targets, regret_floors
+from tune_dd.laws import Floor, floored, get_law
+
+SLOPES, CONSTANTS = (0.6, 0.75, 0.9), (0.06, 0.0, -0.05)
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, exponents.Text]:
+    """Three texts of the floored law as it is registered, calibrated at two sizes and held out beyond them."""
+    found = {}
+    for number, (slope, constant) in enumerate(zip(SLOPES, CONSTANTS, strict=True)):
+        rng = np.random.default_rng(number)
+        law = {"law": "floored", "coefficients": {"B": slope, "C0": constant}}
+        calibration = simulated.simulate_calibration(rng, n_params=(45_000, 163_840), **law)
+        held = make_targets(
+            None,
+            simulated.simulate_calibration(
+                rng, n_params=(917_504,), unique_tokens=(24_000, 48_000), sampled_tokens=(262_144, 524_288), **law
+            ),
+        )
+        found[f"text{number}"] = exponents.Text(make_targets(None, calibration), held, regret_floors(held))
+    return found
+
+
+def test_exponents_are_found_again(texts: dict[str, exponents.Text]) -> None:
+    shared = exponents.fit_shared(list(texts.values()), Floor().passes)
+    assert shared.floor.onset_u == pytest.approx(Floor().onset_u, abs=0.08)
+    assert shared.floor.onset_p == pytest.approx(Floor().onset_p, abs=0.08)
+    assert shared.floor.slope_u == pytest.approx(Floor().slope_u, abs=0.08)
+    np.testing.assert_allclose(shared.slopes, SLOPES, atol=0.1)
+    assert shared.slope[0] == pytest.approx(0.74, abs=0.07)
+    assert shared.slope[1] == pytest.approx(exponents.SPREAD * shared.slope[0])
+    wrong = exponents.fit_shared(list(texts.values()), 8.0)
+    assert wrong.cost > shared.cost
+
+
+def test_a_text_is_judged_by_the_others_exponents(
+    texts: dict[str, exponents.Text], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    fit_shared = exponents.fit_shared
+    monkeypatch.setattr(
+        exponents, "fit_shared", lambda own, passes: seen.append([id(text) for text in own]) or fit_shared(own, passes)
+    )
+    judged, floors = exponents.leave_one_out(texts, Floor().passes)
+    assert seen == [[id(text) for other, text in texts.items() if other != name] for name in texts]
+    assert set(floors) == set(texts)
+    assert judged.groupby("text").size().to_dict() == dict.fromkeys(texts, 4)
+    assert set(judged["kind"]) == {"larger P"}
+    assert abs(judged["corrected"].mean()) < 0.003  # the form is true, and its exponents nearly
+    worse = exponents.judge(texts, dict.fromkeys(texts, floored(Floor(onset_p=0.1))))
+    assert worse["regret"].mean() > judged["regret"].mean() + 0.005
+
+
+def test_the_registered_form_has_the_floor_and_the_slope_that_its_docstring_names() -> None:
+    """The command's own numbers are rounded to the registered ones (docs/methodology.md)."""
+    form, same = get_law("floored"), floored(Floor(), get_law("floored").expected["B"])
+    cells = (163_840, [4_000, 32_000], [131_072, 262_144])
+    np.testing.assert_array_equal(form.design(*cells), same.design(*cells))
+    assert form.formula == same.formula
+
+
+def test_the_command_prints_each_passes_exponents_and_means(
+    texts: dict[str, exponents.Text], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(exponents, "load_texts", lambda results: texts)
+    monkeypatch.setattr(exponents, "PASSES", (2.5,))
+    exponents.main(["--results", str(Path("nowhere"))])
+    out = capsys.readouterr().out
+    assert "3 texts" in out
+    assert "passes 2.5: cost" in out
+    assert "larger P" in out
