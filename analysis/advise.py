@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from analysis.coefficients import Coefficients
     from tune_dd.console import Console
 
+# The law that is asked where none is named (``analysis.typical``, which imports more than a quick answer needs).
+TYPICAL_FILE = Path(__file__).parent / "typical_law.json"
 UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "g": 1e9, "G": 1e9, "B": 1e9}
 
 
@@ -148,7 +150,7 @@ def advise_command(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     stages = requested(options.stages, options.unique_tokens, options.sampled_tokens)
     n_params = parse_count(options.params)
-    coefficients = in_form(read_coefficients(options.coefficients), options.law)
+    coefficients = in_form(read_coefficients(options.coefficients or TYPICAL_FILE), options.law)
     advice = advise(coefficients, n_params, stages)
     console = make_console()
     console.print(
@@ -268,7 +270,12 @@ def requested(stages: str | None, unique: str | None, sampled: str | None) -> li
 def parser() -> OneLineParser:
     result = OneLineParser(prog="python -m analysis advise", description=__doc__)
     add = result.add_argument
-    add("--coefficients", type=Path, required=True, metavar="FILE", help="a coefficients.json, or the run that has it")
+    add(
+        "--coefficients",
+        type=Path,
+        metavar="FILE",
+        help="a coefficients.json, or the run that has it (default: what the texts that we calibrated have on average)",
+    )
     add("--law", choices=sorted(LAWS), help="read the coefficients as this form, such as a diluted one for a stream")
     add("--params", required=True, metavar="P", help="parameters of the model, such as 31e6")
     add("--unique-tokens", metavar="U", help="unique tokens in the training prefix, such as 1e6")

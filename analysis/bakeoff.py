@@ -26,7 +26,8 @@ from analysis.report import calibration_rows
 from analysis.tables import POINT, Experiment
 from analysis.targets import Targets, make_targets, regret_floors
 from analysis.texts import Place, compare_texts
-from analysis.verdict import CARRIED, PILOTED
+from analysis.typical import ANY, typical
+from analysis.verdict import CARRIED, PILOTED, TYPICAL
 from tune_dd.errors import UserError
 from tune_dd.law import Array
 from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW, get_law
@@ -34,7 +35,7 @@ from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW, get_law
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
 ANOTHER = "another corpus"
-CELL_KINDS = (*BEYOND.values(), ANOTHER, CARRIED, PILOTED)
+CELL_KINDS = (*BEYOND.values(), ANOTHER, TYPICAL, CARRIED, PILOTED)
 # Draws behind the interval of a mean regret.
 DRAWS = 2000
 # Draws behind the interval of a scale that a pilot measures.
@@ -143,8 +144,9 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     cell's own optimum, drawn anew from its noise and held to the clamp: what a law that knew it would be charged).
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
-    corpus. Those are judged by the law as it is; where runs of both texts hold their counts, by the law carried by
-    these (``analysis.carry``), with the rule of other texts than the two; and by the law carried by a pilot
+    corpus. Those are judged by the law as it is; by the mean law of all texts but theirs (``analysis.typical``, once
+    each and not for every pair); where runs of both texts hold their counts, by the law carried by these
+    (``analysis.carry``), with the rule of other texts than the two; and by the law carried by a pilot
     (``analysis.pilot``), a few trials of that text's calibration: all on the seeds that the pilot does not have. Laws
     that a calibration leaves undetermined are left out.
     """
@@ -154,10 +156,16 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     # Of the cells alone: the same for every law that is judged on them.
     floors = {place: regret_floors(own.cells) for place, own in others.items()}
     held_floors = {place: regret_floors(own) for place, own in held.items()}
+    fits = {(place, law): _fit(table, cells[place], law, seed) for place, table in tables.items() for law in laws}
     rows = []
-    for place, table in tables.items():
+    for place in tables:
         for law in laws:
-            fitted = _fit(table, cells[place], law, seed)
+            fitted = fits[place, law]
+            alike = [fits[other, law] for other in tables if other[0] != place[0] and other[1] == place[1]]
+            known = [each for each in alike if each is not None]
+            if len(known) > 1:
+                of_all = typical(known)
+                rows += _judge(of_all, others[place].cells, floors[place], lambda *cell: TYPICAL, fitted_on=ANY)
             if fitted is None:
                 continue
             if place in held and law in study.frozen[place].union(BASELINES):
@@ -187,10 +195,16 @@ def _ways(fitted: Coefficients, other: Split, here: Text | None, there: Text | N
 
 def judge_texts(study: Study, *, law: str = LAWS[DEFAULT_LAW].cells, seed: int = 0) -> pd.DataFrame:
     """Every calibration's law on the cells of the other texts: rows of ``analysis.texts.compare_texts``."""
+    tables, _ = _calibrated(study, seed)
+    others = {place: split(table, seed=seed) for place, table in tables.items()}
+    return compare_texts(fit_texts(study, law=law, seed=seed), others, study.texts)
+
+
+def fit_texts(study: Study, *, law: str, seed: int = 0) -> dict[Place, Coefficients]:
+    """Every calibration's law of one form, but for those that a calibration leaves undetermined."""
     tables, cells = _calibrated(study, seed)
     fitted = {place: _fit(table, cells[place], law, seed, n_bootstrap=PILOT_DRAWS) for place, table in tables.items()}
-    others = {place: split(table, seed=seed) for place, table in tables.items()}
-    return compare_texts({place: each for place, each in fitted.items() if each is not None}, others, study.texts)
+    return {place: each for place, each in fitted.items() if each is not None}
 
 
 def _calibrated(study: Study, seed: int) -> tuple[dict[Place, pd.DataFrame], dict[Place, Targets]]:

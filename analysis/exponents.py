@@ -45,6 +45,7 @@ class Text:
 
     @property
     def parts(self) -> tuple[Targets, ...]:
+        """All cells that there are."""
         return (self.calibration,) if self.held is None else (self.calibration, self.held)
 
 
@@ -171,6 +172,11 @@ def leave_one_out(texts: Mapping[str, Text], passes: float) -> tuple[pd.DataFram
     return judge(texts, forms), floors
 
 
+def _means(judged: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    groups = judged.groupby(list(by), sort=False)
+    return groups[["regret", "corrected"]].mean().round(4).assign(cells=groups.size())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What all texts share in the floored form of law.")
     parser.add_argument("--results", type=Path, default=Path("ray_results/saved"), help="where to look for runs")
@@ -192,9 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"passes {passes:g}: cost {shared.cost:.4f}; {exponents}; B {shared.slope[0]:.3f}, sd of ln B {spread:.3f}"
         )
-        means = judged.groupby("kind", sort=False)[["regret", "corrected"]].agg("mean")
-        means["cells"] = judged.groupby("kind").size()
-        print(means.round(4).to_string())
+        print(_means(judged, ["kind"]).to_string())
+        if passes == Floor().passes:
+            print(_means(judged, ["kind", "text"]).to_string())
 
 
 if __name__ == "__main__":

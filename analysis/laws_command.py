@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.bakeoff import judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
+from analysis.advise import TYPICAL_FILE
+from analysis.bakeoff import fit_texts, judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
 from analysis.exports import make_folder, write_pair
 from analysis.foretell import fit_rule, record
 from analysis.tables import load_experiment
 from analysis.terminal import interval_text, make_console, new_table
 from analysis.texts import measure
+from analysis.typical import typical
 from analysis.verdict import winner
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import METRICS, write_json
 from tune_dd.errors import UserError
+from tune_dd.laws import DEFAULT_LAW
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,6 +105,9 @@ def laws_command(arguments: Sequence[str]) -> int:
         if len(texts):
             write_pair(options.out, "law_texts", texts)
             write_json(options.out / "measured_texts.json", record(measured))
+        fitted = fit_texts(study, law=DEFAULT_LAW, seed=options.seed)
+        if len(fitted) > 1:
+            write_json(options.out / TYPICAL_FILE.name, typical(list(fitted.values())).to_dict())
         console.print(f"Tables: {options.out}", soft_wrap=True)
     return 0
 
@@ -139,6 +145,6 @@ def parser() -> OneLineParser:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="write law_cells.*, law_streams.*, law_texts.* and measured_texts.json there",
+        help="write law_cells.*, law_streams.*, law_texts.*, measured_texts.json and typical_law.json there",
     )
     return result

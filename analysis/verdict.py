@@ -9,7 +9,8 @@ import pandas as pd
 
 from tune_dd.laws import LAWS, REFERENCE_LAW
 
-# Kinds of hold-out: the law of one text carried to another, by counts or by a pilot. They have no vote.
+# Kinds of hold-out: the mean law of other texts, and the law of one carried to another. They have no vote.
+TYPICAL = "another corpus, by the mean of texts"
 CARRIED, PILOTED = "another corpus, by counts", "another corpus, by a pilot"
 
 # Nats per token: half of the last digit shown. Laws that differ by less are level.
@@ -28,7 +29,7 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
         cells: of ``analysis.bakeoff.summarise_cells``.
         streams: of ``analysis.bakeoff.judge_streams``.
     """
-    voting = cells[~cells["kind"].isin([CARRIED, PILOTED])] if len(cells) else cells
+    voting = cells[~cells["kind"].isin([TYPICAL, CARRIED, PILOTED])] if len(cells) else cells
     kinds = {str(kind): own for kind, own in voting.groupby("kind", sort=False)} if len(voting) else {}
     told = [f"{kind}: {alike(level_laws(own))}" for kind, own in kinds.items()]
     allowed = set.intersection(set(LAWS), *(set(own.loc[~(own["less_low"] > 0), "law"]) for own in kinds.values()))

@@ -89,7 +89,7 @@ STUDY: list[Run] = [
     Run(
         "python -m analysis RUN1 RUN2",
         put={"RUN1": "@tiny-confirm-pocket", "RUN2": "@tiny-calibrate-pocket"},
-        prints=r"The saturating_capped law",
+        prints=r"The floored_capped law",
         leaves="ray_results/*/combined/report.html",
     ),
     *(

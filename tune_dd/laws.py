@@ -20,6 +20,10 @@ goes straight on into its clamp. It takes that clamp's end for its asymptote, an
 ``fit_max``: of those above it a fit asks no more than that the law be there too.
 The *epochs* form is the saturating one with C counted from the end of the second pass over the prefix on: text that was
 read once or twice does a larger model no harm, however soon the other forms would have its onset.
+The *floored* form measures C by its onset, ``q = (10k/U)^0.65 (B log10(C/C*) + C0)`` with
+``C* = 100k (U/10k)^0.3 (100k/P)^0.6 + 2.5 U``: the training that it takes to overfit a prefix falls with the model's
+size, but no model is spared some passes over the text. Its exponents are from one fit to seventeen texts, and where a
+calibration says little of its slope B, a fit holds that to what those texts have.
 
 On a stream, C counts every draw alike, also those from earlier, smaller prefixes. The *diluted* forms are the same
 laws, fitted to the same cells, but weigh a draw from the prefix U_s at a stage of prefix U_t by ``U_s / U_t``, or
@@ -42,7 +46,7 @@ from tune_dd.law import ODDS, P_MAX, SATURATION, Array, Law
 
 REFERENCE_LAW = "interaction"  # the form of the reference study, and the baseline of every comparison of forms
 # What is fitted unless another form is named: what the hold-outs speak for (`analysis laws`).
-DEFAULT_LAW = "saturating_capped"
+DEFAULT_LAW = "floored_capped"
 # What they speak for beyond so many times the largest calibrated model (docs/laws.md).
 FAR, FAR_LAW = 6, "epochs_capped"
 # Ours: exponents of the pinned form, from one fit to five texts, P of 45k to 2.9M, C to 1M (docs/methodology.md).

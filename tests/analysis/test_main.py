@@ -56,7 +56,7 @@ def test_the_whole_command_works_where_neither_torch_nor_ray_can_be_imported(
         (["run", "--bootstrap", "many"], "invalid int value: 'many'"),
         (["run", "--law", "cubic"], "invalid choice: 'cubic'"),
         (["run", "--unknown"], "--unknown"),
-        (["advise"], "--coefficients, --params"),
+        (["advise"], "--params"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_2(

@@ -206,7 +206,7 @@ def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: Mo
         DASH,  # its overlap was not measured
     ]
     said = plain(section.blocks[2].parts)
-    assert "Over 2 pairs of 2 texts the saturating form loses" in said
+    assert f"Over 2 pairs of 2 texts the {LAWS[DEFAULT_LAW].cells} form loses" in said
     assert f"{pairs['regret_piloted'].mean():.4f} carried by a pilot" in said
     assert bakeoff.section(studies[:1]).blocks == []
 

@@ -1,0 +1,58 @@
+"""The law of a text of which nothing is known: what the texts that were calibrated have on average.
+
+Its interval is the texts' spread. It is what ``python -m analysis advise`` answers by where no coefficients are named:
+``typical_law.json`` holds it, of our texts (``python -m analysis laws --out FOLDER`` writes it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from analysis.coefficients import LEVEL, Coefficients
+from analysis.coefficients_check import CELL
+from tune_dd.errors import UserError
+
+ANY = "any text"
+
+
+def typical(fitted: Sequence[Coefficients]) -> Coefficients:
+    """The mean of texts' coefficients, their draws one of each text, their cells those of any.
+
+    Args:
+        fitted: laws of one form, one per text.
+
+    Raises:
+        UserError: fewer than two texts, or laws of several forms.
+    """
+    if len(fitted) < 2:
+        raise UserError("one text says nothing of texts in general: calibrate another")
+    if len({each.law for each in fitted}) > 1:
+        raise UserError("the texts' laws are of several forms: fit one form to all")
+    form = fitted[0].form
+    each = np.array([[one.coefficients[name] for name in form.coefficients] for one in fitted])
+    ends = np.quantile(each, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T.tolist()
+    places = sorted({tuple(cell[name] for name in CELL) for one in fitted for cell in one.cells})
+    return replace(
+        fitted[0],
+        regime=ANY,
+        coefficients=dict(zip(form.coefficients, each.mean(axis=0).tolist(), strict=True)),
+        intervals={name: (low, high) for name, (low, high) in zip(form.coefficients, ends, strict=True)},
+        draws=tuple(tuple(row) for row in each.tolist()),
+        n_bootstrap=0,
+        n_cells=sum(one.n_cells for one in fitted),
+        rmse=float(np.sqrt(np.mean([one.rmse**2 for one in fitted]))),
+        discrepancy=float(np.sqrt(np.mean([one.discrepancy**2 for one in fitted]))),
+        loo_rmse=None,
+        loo_regret=None,
+        cells=tuple(dict(zip(CELL, place, strict=True)) for place in places),
+        tokenizer_hash="",
+        corpus_hash="",
+        held_out=(),
+        notes=(
+            f"nothing was calibrated: this is what {len(fitted)} texts have on average, the interval their spread; a "
+            "pilot of a few trials on your text, or a calibration, tells more",
+        ),
+    )
