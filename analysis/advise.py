@@ -18,7 +18,7 @@ from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import coefficients_file, read_json
 from tune_dd.errors import UserError
 from tune_dd.law import Array
-from tune_dd.laws import DEFAULT_LAW, FAR, FAR_LAW, LAWS, get_law
+from tune_dd.laws import DEFAULT_LAW, LAWS, get_law
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -176,7 +176,7 @@ def advise_command(arguments: Sequence[str]) -> int:
         )
         console.print(Text("There the law extrapolates, and its interval does not tell how far it may be off."))
     console.print(Text(scatter_text(coefficients.discrepancy, known=bool(advice["low"].notna().all()))))
-    for note in [*coefficients.notes, *(superseded(coefficients, n_params) if options.law is None else ())]:
+    for note in [*coefficients.notes, *(superseded(coefficients) if options.law is None else ())]:
         console.print(Text(f"Note: {note}."))
     if coefficients.held_out:
         console.print_table(held_out_table(coefficients, console))
@@ -199,17 +199,13 @@ def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
     return replace(coefficients, law=name)
 
 
-def superseded(coefficients: Coefficients, n_params: float) -> list[str]:
-    """What to do about coefficients of another form than the one that the hold-outs speak for at this model's size."""
-    largest = max(cell["n_params"] for cell in coefficients.cells)
-    far = n_params > FAR * largest
-    preferred = FAR_LAW if far else DEFAULT_LAW
-    if coefficients.form.cells == LAWS[preferred].cells:
+def superseded(coefficients: Coefficients) -> list[str]:
+    """What to do about coefficients of another form than the one that the hold-outs speak for."""
+    if coefficients.form.cells == LAWS[DEFAULT_LAW].cells:
         return []
-    where = f" for a model more than {FAR} times the largest calibrated one" if far else ""
     return [
-        f"these coefficients are of the {coefficients.law} law, and the hold-outs speak for {preferred}{where} "
-        f"(docs/laws.md): `python -m analysis RUN --law {preferred} --out FOLDER` fits that to their runs"
+        f"these coefficients are of the {coefficients.law} law, and the hold-outs speak for {DEFAULT_LAW} "
+        f"(docs/laws.md): `python -m analysis RUN --law {DEFAULT_LAW} --out FOLDER` fits that to their runs"
     ]
 
 

@@ -47,8 +47,6 @@ from tune_dd.law import ODDS, P_MAX, SATURATION, Array, Law
 REFERENCE_LAW = "interaction"  # the form of the reference study, and the baseline of every comparison of forms
 # What is fitted unless another form is named: what the hold-outs speak for (`analysis laws`).
 DEFAULT_LAW = "floored_capped"
-# What they speak for beyond so many times the largest calibrated model (docs/laws.md).
-FAR, FAR_LAW = 6, "epochs_capped"
 # Ours: exponents of the pinned form, from one fit to five texts, P of 45k to 2.9M, C to 1M (docs/methodology.md).
 PINNED_ONSET, PINNED_SLOPE = 0.42, 0.85
 # Ours: what the saturating form is fitted to as a bound, not a target. Chosen on cells of nine texts; .40 does as well.
