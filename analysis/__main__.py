@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from analysis.carry_command import carry_command
 
             return carry_command(arguments[1:])
+        if arguments[:1] == ["exponents"]:
+            from analysis.exponents_command import exponents_command
+
+            return exponents_command(arguments[1:])
         if arguments[:1] == ["laws"]:
             from analysis.laws_command import laws_command
 

@@ -1,4 +1,4 @@
-"""What all texts share in the floored form, fitted to what was measured on all: ``python -m analysis.exponents``.
+"""What all texts share in the floored form, fitted to what was measured on all: ``python -m analysis exponents``.
 
 A calibration gives a law two numbers, how steep it is and where it begins. How these change with P and U no single
 calibration tells beyond its own sizes, so a form has exponents that are the same for every text. Here those of the
@@ -8,7 +8,6 @@ text with a slope and an onset of its own; and judged on each text's hold-outs b
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,12 +22,12 @@ from analysis.misfit import problem_of, widths
 from analysis.report import calibration_rows
 from analysis.tables import load_experiment
 from analysis.targets import Targets, make_targets, regret_floors
-from tune_dd.artifacts import METRICS
+from tune_dd.errors import UserError
 from tune_dd.law import Array, Law
 from tune_dd.laws import Floor, floored
 
-# The passes tried; the exponents are fitted for each.
-PASSES = (0.0, 1.0, 2.0, 2.5, 3.0, 4.0)
+# What is fitted, of the attributes of Floor.
+EXPONENTS = tuple(field.name for field in fields(Floor) if field.name != "passes")
 # What any law misses its cells by, dropout: it joins their widths, so that the sharpest cells do not rule the fit.
 MISFIT = 0.02
 # Standard deviation of log10 B over texts that a fit is held to, as a share of B.
@@ -65,17 +64,24 @@ class Shared:
         return mean, SPREAD * mean
 
 
-def load_texts(results: Path, *, seed: int = 0) -> dict[str, Text]:
-    """Every text below a folder of runs that has a calibration, by regime."""
-    study = sort_runs(
-        [load_experiment([run]) for run in sorted(path.parent for path in results.glob(f"**/{METRICS}"))], every=True
-    )
+def load_texts(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Text]:
+    """Every text of these runs that has a calibration among them, by regime.
+
+    Raises:
+        UserError: they are of several evidence classes or devices, hold no calibration, or are of fewer than three
+            texts.
+    """
+    study = sort_runs([load_experiment([run]) for run in runs], every=True)
     texts = {}
     for place, table in study.calibrations.items():
         held = study.holdouts.get(place)
         targets = None if held is None else make_targets(None, calibration_rows(held)[0], seed=seed)
         floors = np.empty(0) if targets is None else regret_floors(targets)
         texts[place[0]] = Text(make_targets(None, calibration_rows(table)[0], seed=seed), targets, floors)
+    if len(texts) < 3:
+        raise UserError(
+            f"what texts share is told by three or more, and these runs calibrate {', '.join(texts)}: name more runs"
+        )
     return texts
 
 
@@ -84,7 +90,7 @@ def fit_shared(texts: Sequence[Text], passes: float) -> Shared:
 
     The cells of a text weigh together as much as those of any other.
     """
-    names = [field.name for field in fields(Floor) if field.name != "passes"]
+    names = EXPONENTS
     form = floored(Floor(passes=passes))
     problems, targets = [], []
     for text in texts:
@@ -170,38 +176,3 @@ def leave_one_out(texts: Mapping[str, Text], passes: float) -> tuple[pd.DataFram
         shared = fit_shared([text for other, text in texts.items() if other != name], passes)
         forms[name], floors[name] = floored(shared.floor, shared.slope), shared.floor
     return judge(texts, forms), floors
-
-
-def _means(judged: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    groups = judged.groupby(list(by), sort=False)
-    return groups[["regret", "corrected"]].mean().round(4).assign(cells=groups.size())
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="What all texts share in the floored form of law.")
-    parser.add_argument("--results", type=Path, default=Path("ray_results/saved"), help="where to look for runs")
-    options = parser.parse_args(arguments)
-    texts = load_texts(options.results)
-    print(
-        f"{len(texts)} texts; the least cost counts, and means are of hold-outs whose text the exponents had not seen"
-    )
-    for passes in PASSES:
-        shared = fit_shared(list(texts.values()), passes)
-        judged, floors = leave_one_out(texts, passes)
-        exponents = ", ".join(
-            f"{name} {getattr(shared.floor, name):.3f} "
-            f"({min(getattr(floor, name) for floor in floors.values()):.3f} to "
-            f"{max(getattr(floor, name) for floor in floors.values()):.3f})"
-            for name in ("onset_u", "onset_p", "slope_u")
-        )
-        spread = np.log(shared.slopes).std(ddof=1)
-        print(
-            f"passes {passes:g}: cost {shared.cost:.4f}; {exponents}; B {shared.slope[0]:.3f}, sd of ln B {spread:.3f}"
-        )
-        print(_means(judged, ["kind"]).to_string())
-        if passes == Floor().passes:
-            print(_means(judged, ["kind", "text"]).to_string())
-
-
-if __name__ == "__main__":
-    main()

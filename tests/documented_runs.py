@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from documents_support import Run, every
+from tests_support import REPOSITORY
 
 from tune_dd.builtin_regimes import REGIMES
 
 SWEEP = "python -m tune_dd.sweep"
+SAVED = REPOSITORY / "ray_results" / "saved"
 TINY = "tiny.toml"  # of tests/tune_dd/sweep/test_chain.py: a regime file whose pocket and full scales take seconds
 OWN = {"{REGIME}": TINY}
 FEW = "--prefixes 4k --readouts 16384 --dropouts 0,0.2 --seeds 0"  # two trials of eight steps
@@ -14,7 +16,7 @@ SMALL_SHAPE = "--models L1_H2_D32"  # a step of it is measured for the plan in n
 
 # Stopped in its second phase and resumed. Without --scale it is the same command with the study's sizes.
 CHAIN = Run(
-    f"{SWEEP} {{REGIME}} --phase all --scale pocket --device cpu --models L1_H2_D32,L2_H2_D64",
+    f"{SWEEP} {{REGIME}} --phase all --scale pocket --device cpu --models L1_H2_D32,L2_H2_D64 --law saturating_capped",
     put=OWN,
     name="tiny",
     regimes=("REGIME", *REGIMES),
@@ -71,6 +73,7 @@ _STREAM = (
 _SEARCH = f"{SWEEP} {{REGIME}} --scale pocket --device cpu --phase search --models L2_H2_D64 --coefficients"
 _ADVICE = "python -m analysis advise --coefficients"
 _POINT = "--params 164e3 --unique-tokens 16e3 --sampled-tokens 262144"
+_THREE = ("dictionary", "golang", "sqlitedoc")  # what texts share: the study has one
 _ANCHOR = "searched=0.5575,0.3946,0.1930,0.0425,0.0200"
 
 # After the chain, in the order of the documents, each on what those before it left.
@@ -124,6 +127,14 @@ STUDY: list[Run] = [
         prints=r"tiny: carried from tiny by \d+ trials on tiny \(\d+ cells\): U counts \d",
         leaves="piloted/coefficients.json",
     ),
+    Run(
+        "python -m analysis exponents",
+        more=" ".join(
+            ["--passes 2.5", *(str(run) for name in _THREE for run in SAVED.glob(f"{name}-calibrate-pocket/*"))]
+        ),
+        prints=r"The floored form fitted to 3 texts together",
+    ),
+    Run(f"python -m analysis advise {_POINT}", prints=r"nothing was calibrated: this is what \d+ texts have"),
     Run(
         f"{_ADVICE} FOLDER {_POINT}",
         put={"FOLDER": "piloted"},

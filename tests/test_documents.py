@@ -19,6 +19,7 @@ from tests_support import REPOSITORY
 import analysis.__main__
 import analysis.advise
 import analysis.carry_command
+import analysis.exponents_command
 import analysis.laws_command
 import analysis.paper.__main__
 import analysis.saved
@@ -33,6 +34,7 @@ ROOT = REPOSITORY
 SUBCOMMANDS: dict[str, Callable[[], object]] = {
     "advise": analysis.advise.parser,
     "carry": analysis.carry_command.parser,
+    "exponents": analysis.exponents_command.parser,
     "laws": analysis.laws_command.parser,
     "save": analysis.saved.parser,
 }

@@ -116,7 +116,7 @@ _EPOCHS = replace(
 @dataclass(frozen=True)
 class Floor:
     """What all texts share in the floored form: four numbers of ours, from one fit to all that was measured on
-    seventeen texts, the passes taken from a grid (``python -m analysis.exponents``).
+    seventeen texts, the passes taken from a grid (``python -m analysis exponents``).
 
     Attributes:
         onset_u, onset_p: exponents of U and 1/P in the training that a model takes to overfit a prefix.

@@ -1,11 +1,14 @@
 """What texts share: exponents found again from simulated texts, and no text judged by itself."""
 
+import re
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analysis import exponents, simulated
+from analysis import exponents, exponents_command, simulated
+from analysis.__main__ import main
 from analysis.targets import make_targets, regret_floors
 from tune_dd.laws import Floor, floored, get_law
 
@@ -71,10 +74,34 @@ def test_the_registered_form_has_the_floor_and_the_slope_that_its_docstring_name
 def test_the_command_prints_each_passes_exponents_and_means(
     texts: dict[str, exponents.Text], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(exponents, "load_texts", lambda results: texts)
-    monkeypatch.setattr(exponents, "PASSES", (2.5,))
-    exponents.main(["--results", str(Path("nowhere"))])
+    monkeypatch.setattr(exponents_command, "load_texts", lambda runs, seed: texts)
+    assert main(["exponents", "anything", "--passes", "1,2.5"]) == 0
     out = capsys.readouterr().out
-    assert "3 texts" in out
-    assert "passes 2.5: cost" in out
-    assert "larger P" in out
+    assert "fitted to 3 texts together" in " ".join(out.split())
+    assert re.search(r"\| +2\.5 \| 0\.\d{4} \| +0\.\d\d \(0\.\d\d to 0\.\d\d\)", out)
+    assert "larger P (12)" in out
+    assert re.search(r"text0 +\| +-?0\.\d{4} \(-?0\.\d{4}\)", out)
+    assert main(["exponents", "anything", "--passes", "1"]) == 0
+    assert "text0" not in capsys.readouterr().out, "only for the registered passes"
+
+
+@pytest.mark.parametrize("passes", ["-1", "many", "inf", "1,,2"])
+def test_passes_that_are_none_are_one_line_and_exit_2(passes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exponents", "anything", f"--passes={passes}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --passes {passes}: give numbers of passes")
+
+
+def test_saved_runs_of_three_texts_are_enough_and_of_two_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Path(__file__).parents[2] / "ray_results" / "saved"
+    runs = {
+        name: sorted(map(str, (saved / f"{name}-calibrate-pocket").glob("*")))
+        for name in ("golang", "dictionary", "sqlitedoc")
+    }
+    assert main(["exponents", *runs["golang"], *runs["dictionary"]]) == 2
+    assert "these runs calibrate dictionary, golang: name more runs" in capsys.readouterr().err
+    assert main(["exponents", *chain.from_iterable(runs.values()), "--passes", "2.5"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"golang +\| +0\.\d{4} \(-?0\.\d{4}\)", out)
+    assert "longer C (12)" in out
+    assert main(["exponents", "--results", str(saved / "absent")]) == 2
+    assert "no run below" in capsys.readouterr().err
