@@ -178,6 +178,9 @@ def advise_command(arguments: Sequence[str]) -> int:
     console.print(Text(scatter_text(coefficients.discrepancy, known=bool(advice["low"].notna().all()))))
     for note in [*coefficients.notes, *(superseded(coefficients) if options.law is None else ())]:
         console.print(Text(f"Note: {note}."))
+    if options.coefficients is None:
+        told = "Note: nothing was calibrated on your text. A calibration there tells more, or a pilot of a few trials"
+        console.print(Text(f"{told} (`python -m analysis carry`)."))
     if coefficients.held_out:
         console.print_table(held_out_table(coefficients, console))
     return 0

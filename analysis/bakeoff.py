@@ -145,10 +145,10 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
     corpus. Those are judged by the law as it is; by the mean law of all texts but theirs (``analysis.typical``, once
-    each and not for every pair); where runs of both texts hold their counts, by the law carried by these
-    (``analysis.carry``), with the rule of other texts than the two; and by the law carried by a pilot
-    (``analysis.pilot``), a few trials of that text's calibration: all on the seeds that the pilot does not have. Laws
-    that a calibration leaves undetermined are left out.
+    each and not for every pair; texts that a form's exponents were set on are no strangers to it); where runs of both
+    texts hold their counts, by the law carried by these (``analysis.carry``), with the rule of other texts than the
+    two; and by the law carried by a pilot (``analysis.pilot``), a few trials of that text's calibration: all on the
+    seeds that the pilot does not have. Laws that a calibration leaves undetermined are left out.
     """
     tables, cells = _calibrated(study, seed)
     others = {place: split(table, seed=seed) for place, table in tables.items()}
@@ -161,8 +161,8 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     for place in tables:
         for law in laws:
             fitted = fits[place, law]
-            alike = [fits[other, law] for other in tables if other[0] != place[0] and other[1] == place[1]]
-            known = [each for each in alike if each is not None]
+            alike = {other[0]: fits[other, law] for other in tables if other[0] != place[0] and other[1] == place[1]}
+            known = [each for each in alike.values() if each is not None]
             if len(known) > 1:
                 of_all = typical(known)
                 rows += _judge(of_all, others[place].cells, floors[place], lambda *cell: TYPICAL, fitted_on=ANY)

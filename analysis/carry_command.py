@@ -19,6 +19,7 @@ from analysis.coefficients import Coefficients
 from analysis.exports import make_folder
 from analysis.foretell import Text, text_of
 from analysis.saved import CHAIN
+from analysis.typical import ANY
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import COEFFICIENTS, CONFIG, METRICS, coefficients_file, read_json, write_json
 from tune_dd.console import Console
@@ -68,6 +69,8 @@ def _by_trials(fitted: Coefficients, run: Path) -> Coefficients:
 
 
 def _by_counts(fitted: Coefficients, options: argparse.Namespace) -> Coefficients:
+    if fitted.regime == ANY:
+        raise UserError(f"{options.coefficients} is of no one text: it is carried by trials; name a pilot as TEXT")
     home = options.calibrated_on or options.coefficients
     calibrated, other = read_text(home), read_text(options.text)
     if fitted.tokenizer_hash not in ("", calibrated.tokenizer_hash):

@@ -35,7 +35,7 @@ class Coefficients:
     Attributes:
         coefficients: name -> value, unrounded, in the law's order.
         intervals: name -> 95 % interval; NaN (null in JSON) where nothing tells the noise, as in ``notes``.
-        rank, condition_number: of the design over the interior cells (``tune_dd.laws.design_rank``).
+        rank, condition_number: of the design over the interior cells (``tune_dd.law.design_rank``).
         n_cells: cells whose optimum the law is fitted to; ``cells`` lists those too that bound it, and flat ones.
         rmse: root mean square of law less target over the interior cells, dropout.
         loo_rmse, loo_regret: the same for cells left out of the fit, and their mean regret in nats; None

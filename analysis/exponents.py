@@ -21,7 +21,7 @@ from analysis.bakeoff import BEYOND, sort_runs
 from analysis.misfit import problem_of, widths
 from analysis.report import calibration_rows
 from analysis.tables import load_experiment
-from analysis.targets import Targets, make_targets, regret_floors
+from analysis.targets import Targets, check_rank, make_targets, regret_floors
 from tune_dd.errors import UserError
 from tune_dd.law import Array, Law
 from tune_dd.laws import Floor, floored
@@ -30,7 +30,7 @@ from tune_dd.laws import Floor, floored
 EXPONENTS = tuple(field.name for field in fields(Floor) if field.name != "passes")
 # What any law misses its cells by, dropout: it joins their widths, so that the sharpest cells do not rule the fit.
 MISFIT = 0.02
-# Standard deviation of log10 B over texts that a fit is held to, as a share of B.
+# Standard deviation that B of another text is expected to have, as a share of B: chosen among .2, .3 and .4.
 SPREAD = 0.3
 
 
@@ -65,22 +65,30 @@ class Shared:
 
 
 def load_texts(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Text]:
-    """Every text of these runs that has a calibration among them, by regime.
+    """Every text of these runs that has a calibration among them, by regime, but for those too poor to fit the form to.
 
     Raises:
-        UserError: they are of several evidence classes or devices, hold no calibration, or are of fewer than three
-            texts.
+        UserError: they are of several evidence classes or devices, hold no calibration, hold one text at two scales or
+            under two tokenizers, or are of fewer than three texts.
     """
     study = sort_runs([load_experiment([run]) for run in runs], every=True)
     texts = {}
     for place, table in study.calibrations.items():
+        if place[0] in texts:
+            raise UserError(f"{place[0]} is calibrated at several scales or vocabularies: name the runs of one")
+        calibration = make_targets(None, calibration_rows(table)[0], seed=seed)
+        try:
+            check_rank(calibration.bounded(floored(Floor()).fit_max), floored(Floor()))
+        except UserError:
+            continue  # its cells do not determine a law of its own
         held = study.holdouts.get(place)
         targets = None if held is None else make_targets(None, calibration_rows(held)[0], seed=seed)
         floors = np.empty(0) if targets is None else regret_floors(targets)
-        texts[place[0]] = Text(make_targets(None, calibration_rows(table)[0], seed=seed), targets, floors)
+        texts[place[0]] = Text(calibration, targets, floors)
     if len(texts) < 3:
         raise UserError(
-            f"what texts share is told by three or more, and these runs calibrate {', '.join(texts)}: name more runs"
+            "what texts share is told by three or more, and these runs calibrate "
+            f"{', '.join(texts) or 'none'}: name more runs"
         )
     return texts
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tune_dd.console import Console
 
 PASSES = "0,1,2,2.5,3,4"
+MOST_PASSES = 1000
 
 
 def exponents_command(arguments: Sequence[str]) -> int:
@@ -35,6 +36,8 @@ def exponents_command(arguments: Sequence[str]) -> int:
     if not runs:
         raise UserError(f"no run below {options.results}: name runs, or --results FOLDER")
     tried = parse_passes(options.passes)
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: give 0 or more")
     texts = load_texts(runs, seed=options.seed)
     console = make_console()
     what = f"The floored form fitted to {len(texts)} texts together"
@@ -48,10 +51,13 @@ def exponents_command(arguments: Sequence[str]) -> int:
         ranges = []
         for name in EXPONENTS:
             each = [getattr(floor, name) for floor in floors.values()]
-            ranges.append(f"{getattr(shared.floor, name):.2f} ({min(each):.2f} to {max(each):.2f})")
+            ranges.append(f"{getattr(shared.floor, name):.2f} ({min(each):.2f}-{max(each):.2f})")
         spread = float(np.log(shared.slopes).std(ddof=1))
         table.add_row(f"{passes:g}", f"{shared.cost:.4f}", *ranges, f"{shared.slope[0]:.3f}", f"{spread:.3f}")
     console.print_table(table)
+    if not any(map(len, judged.values())):
+        console.print("Nothing is held out: name calibrate runs begun with --coefficients too.", soft_wrap=True)
+        return 0
     told = "Regret (corrected) on hold-outs whose text the exponents had not seen, nats per token"
     console.print_table(_means(judged, told, console))
     if Floor().passes in judged:
@@ -63,14 +69,14 @@ def parse_passes(text: str) -> list[float]:
     """``0,2.5`` -> numbers.
 
     Raises:
-        UserError: one is no number, or below 0.
+        UserError: one is no number, or below 0, or more than any text is read.
     """
     try:
         passes = [float(part) for part in text.split(",")]
     except ValueError:
         passes = [-1.0]
-    if not all(0 <= value < np.inf for value in passes):
-        raise UserError(f"--passes {text}: give numbers of passes, 0 or more, such as {PASSES}")
+    if not all(0 <= value <= MOST_PASSES for value in passes):
+        raise UserError(f"--passes {text}: give numbers of passes from 0 to {MOST_PASSES}, such as {PASSES}")
     return passes
 
 

@@ -106,7 +106,7 @@ def laws_command(arguments: Sequence[str]) -> int:
             write_pair(options.out, "law_texts", texts)
             write_json(options.out / "measured_texts.json", record(measured))
         fitted = fit_texts(study, law=DEFAULT_LAW, seed=options.seed)
-        if len(fitted) > 1:
+        if len(fitted) == len({regime for regime, _, _ in fitted}) > 1:  # of one scale
             write_json(options.out / TYPICAL_FILE.name, typical(list(fitted.values())).to_dict())
         console.print(f"Tables: {options.out}", soft_wrap=True)
     return 0

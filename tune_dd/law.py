@@ -82,7 +82,8 @@ class Law:
         p_min: the least that the form gives.
         fit_max: an optimum above it bounds the law from below in a fit, and is no target.
         stream_max: the most that the form gives at a stage of a stream of several stages.
-        expected: coefficient -> mean and standard deviation of it over texts, which a fit holds against its cells.
+        expected: coefficient -> what it is on other texts, on average, and with what standard deviation a fit
+            expects that of its own.
         carried_as: the form whose coefficients change with the unit of U as this one's do; None for itself.
         cells: name of the form that is fitted: another one for a form that differs on streams alone.
     """
@@ -181,8 +182,9 @@ class Law:
     def change_of_scale(self, unique_scale: float) -> Array:
         """The matrix (k, k) that ``carried`` multiplies coefficients by, from designs on a grid of cells.
 
-        Columns are polynomials in logarithms, and the scale is a power: such a change is exact. Where a form counts
-        passes over the text, these are passes whatever its tokens count as: it is ``carried_as`` one that does not.
+        Columns are polynomials in logarithms, and the scale is a power: such a change is exact. A form that counts
+        passes over the text has no such change: it takes that of the form that it is ``carried_as``, so that free
+        epochs stay what they are, and an onset moves as a whole, the passes under it too.
         """
         if self.carried_as is not None:
             return self.carried_as.change_of_scale(unique_scale)

@@ -1,18 +1,22 @@
 """The law of a text of which nothing is known, and the answer that it gives where no coefficients are named."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import simulated
 from analysis.__main__ import main
 from analysis.advise import TYPICAL_FILE, advise, read_coefficients
-from analysis.bakeoff import fit_texts, sort_runs
+from analysis.bakeoff import fit_texts, judge_cells, sort_runs
 from analysis.coefficients import Coefficients, fit_law
 from analysis.tables import load_experiment
 from analysis.typical import ANY, typical
+from analysis.verdict import TYPICAL
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, LAWS
 
@@ -22,7 +26,7 @@ POINT = ["--params", "163840", "--unique-tokens", "16k", "--sampled-tokens", "26
 
 @pytest.fixture(scope="module")
 def fitted() -> list[Coefficients]:
-    return [
+    laws = [
         fit_law(
             None,
             simulated.simulate_calibration(
@@ -36,18 +40,20 @@ def fitted() -> list[Coefficients]:
         )
         for number, slope in enumerate(SLOPES)
     ]
+    return [replace(law, regime=f"text{number}") for number, law in enumerate(laws)]
 
 
 def test_it_is_the_mean_of_the_texts_and_its_interval_is_their_spread(fitted: list[Coefficients]) -> None:
     found = typical(fitted)
     slopes = [each.coefficients["B"] for each in fitted]
     assert found.coefficients["B"] == pytest.approx(np.mean(slopes))
-    assert (found.regime, found.law, len(found.draws)) == (ANY, "floored", 3)
+    assert (found.regime, found.law, len(found.draws)) == (ANY, "floored", 60)
     assert Coefficients.from_dict(found.to_dict()) == found
     advice = advise(found, 163_840, [(16e3, 262_144)]).iloc[0]
     each = [float(one.predict(163_840, 16e3, 262_144)) for one in fitted]
-    assert min(each) <= advice["low"] < advice["dropout"] < advice["high"] <= max(each)
-    assert advice["high"] - advice["low"] > 0.9 * (max(each) - min(each))
+    assert advice["low"] < min(each) < advice["dropout"] < max(each) < advice["high"]
+    bare = typical([replace(one, draws=()) for one in fitted])
+    assert [list(draw) for draw in bare.draws] == [list(one.coefficients.values()) for one in fitted]
     assert advice["inside"]
     assert {cell["unique_tokens"] for cell in found.cells} == {4_000, 8_000, 16_000, 32_000, 48_000}
     assert not advise(found, 163_840, [(64e3, 262_144)])["inside"].any()
@@ -58,13 +64,36 @@ def test_one_text_and_texts_of_several_forms_are_refused(fitted: list[Coefficien
         typical(fitted[:1])
     with pytest.raises(UserError, match="of several forms"):
         typical([fitted[0], replace(fitted[1], law="floored_capped")])
+    with pytest.raises(UserError, match="a text has several laws"):
+        typical([fitted[0], replace(fitted[1], regime=fitted[0].regime)])
+
+
+def test_a_judged_text_has_no_part_in_the_mean_that_judges_it(synthetic: ModuleType, tmp_path: Path) -> None:
+    def judged(shift: int) -> pd.DataFrame:
+        """Three texts, the last one's U counting for a ``shift`` of the others'."""
+        runs = []
+        for name, factor in (("owt", 1), ("pydocs", 1), ("tinystories", shift)):
+            rows = synthetic.calibration(prefixes=(8_000, 16_000, 32_000), seeds=(0, 1), regime=name, corpus=name)
+            for row in rows:
+                row["val_loss"] += 0.1 * (factor - 1) * row["dropout"]  # less dropout is best there
+            runs.append(synthetic.write_run(tmp_path / f"{name}{shift}", rows))
+        cells = judge_cells(sort_runs([load_experiment([run]) for run in runs]), laws=("first_order",))
+        return cells[cells["kind"] == TYPICAL].set_index("regime")
+
+    one, other = judged(1), judged(3)
+    assert set(one["fitted_on"]) == {ANY}
+    assert one.groupby(level=0).size().nunique() == 1, "every text once"
+    same = [frame.loc["tinystories", "predicted"].to_numpy() for frame in (one, other)]
+    np.testing.assert_array_equal(*same)
+    assert (one.loc["owt", "predicted"].to_numpy() != other.loc["owt", "predicted"].to_numpy()).any()
 
 
 def test_advice_without_coefficients_is_what_texts_have_on_average(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", *POINT]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "any text, P = 164k" in out
-    assert "nothing was calibrated: this is what" in out
+    assert re.search(r"these are the means of \d+ texts' coefficients", out)
+    assert "nothing was calibrated on your text" in out
     assert "inside" in out
     expected = advise(read_coefficients(TYPICAL_FILE), 163_840, [(16e3, 262_144)]).iloc[0]
     assert f"{expected['dropout']:.3f}" in out
@@ -79,7 +108,20 @@ def test_the_file_is_the_mean_of_the_saved_calibrations() -> None:
     texts = fit_texts(study, law=DEFAULT_LAW)
     found, kept = typical(list(texts.values())), read_coefficients(TYPICAL_FILE)
     assert kept.law == DEFAULT_LAW
-    assert len(kept.draws) == len(texts)
+    assert len(kept.draws) == len(found.draws)
     for name in LAWS[DEFAULT_LAW].coefficients:
         assert found.coefficients[name] == pytest.approx(kept.coefficients[name], abs=1e-6)
     assert found.cells == kept.cells
+
+
+def test_the_mean_of_texts_is_carried_by_trials_and_not_by_counts(
+    synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pilot = str(synthetic.write_run(tmp_path / "pilot", synthetic.calibration(prefixes=(8_000, 16_000), seeds=(0, 1))))
+    words = ["carry", str(TYPICAL_FILE), pilot, "--out", str(tmp_path / "carried")]
+    assert main([*words, "--by", "counts"]) == 2
+    assert "is of no one text: it is carried by trials" in capsys.readouterr().err
+    assert main(words) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "carried from any text by" in out
+    assert "nothing was calibrated" not in out

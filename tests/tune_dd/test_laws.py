@@ -196,7 +196,7 @@ def test_carried_coefficients_say_of_u_what_the_others_say_of_its_multiple(law: 
     p, u, c = 10 ** rng.uniform(4, 8, 50), 10 ** rng.uniform(3, 7, 50), 10 ** rng.uniform(4, 10, 50)
     carried = law.carried(coefficients, 1.7)
     plain, counted = law, c
-    if law.carried_as is not None:  # passes are over the text itself: they are counted in C before U is scaled
+    if law.carried_as is not None:  # passes are not scaled: they are counted in C beforehand
         plain = law.carried_as
         scale = np.ones_like(u) if law.scale is None else law.scale(np.log10(u))
         counted = c * 10 ** ((law.design(p, u, c) - plain.design(p, u, c))[:, 0] / scale)
@@ -206,6 +206,19 @@ def test_carried_coefficients_say_of_u_what_the_others_say_of_its_multiple(law: 
     assert list(back.values()) == pytest.approx(list(coefficients.values()), rel=1e-6, abs=1e-9)
     with pytest.raises(UserError, match="positive and finite"):
         law.carried(coefficients, 0.0)
+
+
+def test_what_is_carried_of_passes() -> None:
+    """Free epochs are passes whatever U counts as; the floored onset moves as a whole, its floor with it."""
+    epochs = get_law("epochs").carried({"B": 1.0, "C0": -5.0}, 4.0)
+    assert get_law("epochs").dropout(epochs, 1e9, 1e6, 2e6) == 0
+    floored, coefficients = get_law("floored"), {"B": 0.7, "C0": 0.0}
+    carried = floored.carried(coefficients, 4.0)
+    moved = 4.0**0.30  # the exponent of U in its onset
+    for n_params, unique_tokens, onset in ((1e5, 1e4, 1.25e5), (1e12, 1e6, 2.5e6)):
+        assert floored.dropout(coefficients, n_params, unique_tokens, 0.98 * onset) == 0
+        assert floored.dropout(carried, n_params, unique_tokens, 0.98 * moved * onset) == 0
+        assert floored.dropout(carried, n_params, unique_tokens, 1.05 * moved * onset) > 0
 
 
 def test_a_form_that_is_tied_to_a_unit_of_u_cannot_be_carried() -> None:
