@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from documents_support import Run, every
+from documents_support import Run
 from tests_support import REPOSITORY
 
 from tune_dd.builtin_regimes import REGIMES
@@ -64,11 +64,12 @@ _FOUR_LAWS = " ".join(
     f"--coefficients {_LAWS}/{{REGIME}}/{name}" for name in ("interaction", "odds", "separable", "first_order")
 )
 _GRID = "--dropouts 0,0.1,0.2,0.3,0.4,0.5,0.6"
-_DILUTED = "--law interaction --law odds --law odds_half_diluted --law odds_diluted"
-_RATES = "--dropouts 0.1,0.15,0.2,0.3 --seeds 20,21,22,23,24"
+_FROZEN = " ".join(f"--coefficients {_LAWS}/{{REGIME}}/{name}" for name in ("floored", "saturating", "interaction"))
+_SAMPLE = ".../{REGIME}/*.parquet"
 _STREAM = (
-    f"{SWEEP} {{REGIME}} --scale pocket --device cpu --phase stream --models L2_H2_D64 "
-    f"--coefficients {_LAWS}/{{REGIME}}/interaction --coefficients {_LAWS}/{{REGIME}}/odds"
+    f"{SWEEP} {{REGIME}} --scale pocket --device cpu --corpus-glob '{_SAMPLE}' --phase stream --models L2_H2_D64 "
+    f"{_FROZEN} --law floored_capped --law saturating_capped --law interaction "
+    "--dropouts 0.1,0.15,0.2,0.3 --seeds 90,91,92,93,94"
 )
 _SEARCH = f"{SWEEP} {{REGIME}} --scale pocket --device cpu --phase search --models L2_H2_D64 --coefficients"
 _ADVICE = "python -m analysis advise --coefficients"
@@ -103,7 +104,7 @@ STUDY: list[Run] = [
             prints=r"Tables: ray_results/laws",
             leaves=f"{_LAWS}/tiny/{name}/coefficients.json",
         )
-        for name in ("interaction", "odds", "separable", "first_order")
+        for name in ("interaction", "odds", "separable", "first_order", "floored", "saturating")
     ),
     Run(
         f"{_ADVICE} RUN {_POINT}",
@@ -162,13 +163,11 @@ STUDY: list[Run] = [
         prints=r"larger P",
     ),
     Run(
-        f"{_STREAM} --coefficients {_LAWS}/{{REGIME}}/separable {_DILUTED} --law separable {_RATES} "
-        f"--anchors {_ANCHOR}",
+        f"{_STREAM} --anchors {_ANCHOR}",
         regimes=("tinystories",),
         name="tiny",
-        put={**OWN, _ANCHOR: "searched=0.4,0.1"},
+        put={**OWN, _ANCHOR: "searched=0.4,0.1", _SAMPLE: "text.txt"},
         more="--dropouts 0.2 --seeds 20",
-        also=tuple(every(f"{_STREAM} {_DILUTED} {_RATES}", ("owt", "pydocs", "wikitext103"))),
         prints=r"files: ray_results/tiny-stream-pocket/",
         leaves="ray_results/tiny-stream-pocket/*/comparison.csv",
     ),
