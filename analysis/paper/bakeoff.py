@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis.bakeoff import ANOTHER, judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.bakeoff import Study as Runs
-from analysis.bakeoff import judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
 from analysis.paper.texts import text_blocks
-from analysis.verdict import CARRIED, PILOTED, alike, level_laws, stream_leader, winner
+from analysis.verdict import CARRIED, PILOTED, TYPICAL, alike, level_laws, stream_leader, winner
 from tune_dd.errors import UserError
 from tune_dd.laws import LAWS, REFERENCE_LAW
 
@@ -22,6 +22,7 @@ PLAIN = {
     "larger P": "larger models",
     "longer C": "longer training",
     "larger U": "more text",
+    TYPICAL: "another corpus by the mean of the others' laws",
     CARRIED: "another corpus by a law carried there by counts",
     PILOTED: "another corpus by a law carried there by a pilot",
 }
@@ -195,10 +196,10 @@ def forms_table(evidence: str, studies: Sequence[Study], cells: pd.DataFrame) ->
         caption=(
             "Forms of law fitted to every saved calibration and judged on cells beyond it: mean regret, nats per "
             "token, with a 95 % interval by a bootstrap over blocks of cells; the lowest mean rank first. Last, what "
-            "a law that knew each cell's optimum would be charged for their noise and the clamp. "
-            f"{class_words(studies)}",
+            "a law that knew each cell's optimum would be charged for their noise and the clamp. What is by something "
+            f"is another corpus too. {class_words(studies)}",
         ),
-        header=("form", *kinds),
+        header=("form", *(kind.removeprefix(f"{ANOTHER}, ") for kind in kinds)),
         align="l" + "r" * len(kinds),
         groups=groups,
     )
