@@ -170,7 +170,7 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
                 continue
             if place in held and law in study.frozen[place].union(BASELINES):
                 rows += _judge(
-                    fitted, held[place], held_floors[place], lambda *cell, known=cells[place]: _kind(known, *cell)
+                    fitted, held[place], held_floors[place], lambda *cell, known=cells[place]: kind_beyond(known, *cell)
                 )
             for other, own in others.items():
                 if other[0] == place[0] or other[1] != place[1]:
@@ -220,7 +220,8 @@ def _fit(table: pd.DataFrame, targets: Targets, law: str, seed: int, *, n_bootst
         return None
 
 
-def _kind(known: Targets, n_params: int, unique_tokens: int, sampled_tokens: int) -> str | None:
+def kind_beyond(known: Targets, n_params: int, unique_tokens: int, sampled_tokens: int) -> str | None:
+    """The kind of hold-out that a cell is of a calibration's cells; None where it goes beyond them in nothing."""
     cell = {"n_params": n_params, "unique_tokens": unique_tokens, "sampled_tokens": sampled_tokens}
     return next((kind for name, kind in BEYOND.items() if cell[name] > getattr(known, name).max()), None)
 

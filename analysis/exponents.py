@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.optimize import least_squares
 
 from analysis import robust
-from analysis.bakeoff import BEYOND, sort_runs
+from analysis.bakeoff import kind_beyond, sort_runs
 from analysis.misfit import problem_of, widths
 from analysis.report import calibration_rows
 from analysis.tables import load_experiment
@@ -98,7 +98,6 @@ def fit_shared(texts: Sequence[Text], passes: float) -> Shared:
 
     The cells of a text weigh together as much as those of any other.
     """
-    names = EXPONENTS
     form = floored(Floor(passes=passes))
     problems, targets = [], []
     for text in texts:
@@ -111,8 +110,8 @@ def fit_shared(texts: Sequence[Text], passes: float) -> Shared:
     start = [_start(text, form) for text in texts]
 
     def residuals(x: Array) -> Array:
-        law = floored(Floor(passes=passes, **dict(zip(names, x[: len(names)].tolist(), strict=True))))
-        each = x[len(names) :].reshape(-1, 2)
+        law = floored(Floor(passes=passes, **dict(zip(EXPONENTS, x[: len(EXPONENTS)].tolist(), strict=True))))
+        each = x[len(EXPONENTS) :].reshape(-1, 2)
         found = []
         for number, own in enumerate(targets):
             design = np.concatenate(
@@ -127,15 +126,15 @@ def fit_shared(texts: Sequence[Text], passes: float) -> Shared:
         return np.concatenate(found)
 
     own_text = np.repeat(np.arange(len(z)), [len(part) for part in z])
-    sparsity = np.ones((len(own_text), len(names) + 2 * len(z)))
-    sparsity[:, len(names) :] = np.repeat(own_text[:, None] == np.arange(len(z)), 2, axis=1)
+    sparsity = np.ones((len(own_text), len(EXPONENTS) + 2 * len(z)))
+    sparsity[:, len(EXPONENTS) :] = np.repeat(own_text[:, None] == np.arange(len(z)), 2, axis=1)
     default = Floor()
     begin = np.concatenate(
-        [[getattr(default, name) for name in names], *([np.log(slope), constant] for slope, constant in start)]
+        [[getattr(default, name) for name in EXPONENTS], *([np.log(slope), constant] for slope, constant in start)]
     )
     result = least_squares(residuals, begin, jac_sparsity=sparsity, max_nfev=300)
-    exponents = dict(zip(names, result.x[: len(names)].tolist(), strict=True))
-    each = result.x[len(names) :].reshape(-1, 2)
+    exponents = dict(zip(EXPONENTS, result.x[: len(EXPONENTS)].tolist(), strict=True))
+    each = result.x[len(EXPONENTS) :].reshape(-1, 2)
     return Shared(Floor(passes=passes, **exponents), np.exp(each[:, 0]), each[:, 1], float(result.cost))
 
 
@@ -156,8 +155,8 @@ def fit_text(calibration: Targets, form: Law, *, seed: int = 0) -> dict[str, flo
 def judge(texts: Mapping[str, Text], forms: Mapping[str, Law]) -> pd.DataFrame:
     """Each text's law, of its own form, on its own hold-outs.
 
-    Returns one row per held-out cell beyond the calibration: text, kind, n_params, regret and corrected (less the
-    floor), nats per token.
+    Returns one row per held-out cell beyond the calibration: text, kind, regret and corrected (less the floor), nats
+    per token.
     """
     rows = []
     for name, text in texts.items():
@@ -166,15 +165,11 @@ def judge(texts: Mapping[str, Text], forms: Mapping[str, Law]) -> pd.DataFrame:
         form = forms[name]
         coefficients = fit_text(text.calibration, form)
         for fit, floor in zip(text.held.fits, text.floors, strict=True):
-            kind = next(
-                (kind for of, kind in BEYOND.items() if getattr(fit, of) > getattr(text.calibration, of).max()), None
-            )
-            if kind is None:
-                continue
-            p = float(form.dropout(coefficients, fit.n_params, fit.unique_tokens, fit.sampled_tokens))
-            regret = float(fit.regret(np.asarray(p)))
-            rows.append((name, kind, fit.n_params, regret, regret - floor))
-    return pd.DataFrame(rows, columns=["text", "kind", "n_params", "regret", "corrected"])
+            cell = (fit.n_params, fit.unique_tokens, fit.sampled_tokens)
+            if (kind := kind_beyond(text.calibration, *cell)) is not None:
+                regret = float(fit.regret(form.dropout(coefficients, *cell)))
+                rows.append((name, kind, regret, regret - floor))
+    return pd.DataFrame(rows, columns=["text", "kind", "regret", "corrected"])
 
 
 def leave_one_out(texts: Mapping[str, Text], passes: float) -> tuple[pd.DataFrame, dict[str, Floor]]:
