@@ -21,8 +21,10 @@ from tune_dd.laws import REFERENCE_LAW, get_law
 
 LEVELS = ("n_params", "unique_tokens", "sampled_tokens")
 BASELINES = ("constant", "x_only", "y_only")  # of one variable or none: they say what the others are worth
-FORMS = ("first_order", "interaction", "separable", "odds", "onset", "pinned", "saturating", "epochs", "floored")
-RIVALS = (*BASELINES, *FORMS)
+RIVALS = (
+    *BASELINES,
+    *("first_order", "interaction", "separable", "odds", "onset", "pinned", "saturating", "epochs", "floored"),
+)
 
 
 def leave_one_cell_out(

@@ -180,9 +180,8 @@ def test_the_floored_form_s_onset_is_learning_and_a_few_passes_over_the_prefix()
     assert onset(1e5, 1e4) == pytest.approx(1e5 + 2.5 * 1e4)
     assert onset(1e5, 2e4) == pytest.approx(1e5 * 2**0.30 + 2.5 * 2e4)
     assert onset(2e5, 1e4) == pytest.approx(1e5 * 2**-0.60 + 2.5 * 1e4)
-    assert onset(1e9, 1e6) == pytest.approx(
-        2.5 * 1e6, rel=0.01
-    )  # no model is large enough to overfit what it read twice
+    # No model is large enough to overfit what it read twice.
+    assert onset(1e9, 1e6) == pytest.approx(2.5 * 1e6, rel=0.01)
     for n_params, unique_tokens in ((1e5, 1e4), (1e7, 1e6)):
         begins = onset(n_params, unique_tokens)
         assert law.dropout(coefficients, n_params, unique_tokens, 0.99 * begins) == 0
