@@ -108,7 +108,7 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
                     regime, scale, tokenizer = map(str, key)
                     place = (regime, scale, tokenizer)
                     if frozen:
-                        holdouts.append((frozenset(get_law(law["law"]).cells for law in frozen), place, own))
+                        holdouts.append((frozenset(form for law in frozen if (form := _as_now(law))), place, own))
                     else:
                         calibrations.setdefault(place, []).append(own)
             elif phase == "stream" and frozen:
@@ -125,6 +125,13 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
         kept.setdefault(place, []).append(own)
         judged[place] = frozenset(LAWS) if every else judged.get(place, forms) & forms
     return Study(_join(calibrations), _join(kept), judged, tuple(streams), texts)
+
+
+def _as_now(frozen: Mapping[str, Any]) -> str:
+    """The form that a law was frozen of, as it is fitted; empty where fits expected other coefficients of it then."""
+    form = get_law(frozen["law"])
+    expected = {name: tuple(each) for name, each in frozen.get("expected", {}).items()}
+    return form.cells if expected == dict(form.expected) else ""
 
 
 def _join(parts: Mapping[Place, Sequence[pd.DataFrame]]) -> dict[Place, pd.DataFrame]:

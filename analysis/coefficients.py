@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class Coefficients:
         held_out: every law on every hold-out that the cells allow (rows of ``analysis.holdout.rivals``): what
             speaks for this form or another.
         carried_from: the regime that they were fitted on, where that is another one (``analysis.carry``).
+        expected: name -> what the fit expected of that coefficient, mean and standard deviation (``Law.expected``).
     """
 
     regime: str
@@ -73,6 +74,7 @@ class Coefficients:
     notes: tuple[str, ...] = ()
     held_out: tuple[dict[str, Any], ...] = ()
     carried_from: str = ""
+    expected: dict[str, tuple[float, float]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -130,6 +132,7 @@ class Coefficients:
         data["cells"] = [dict(cell) for cell in self.cells]
         data["draws"] = [list(draw) for draw in self.draws]
         data["notes"] = list(self.notes)
+        data["expected"] = {name: list(each) for name, each in self.expected.items()}
         data["held_out"] = [
             {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
             for row in self.held_out
@@ -142,7 +145,8 @@ class Coefficients:
 
         What only ``tune_dd`` writes may be missing: without draws, predictions have no interval.
         """
-        names = [field.name for field in fields(cls) if field.name in data or field.default is MISSING]
+        missable = {each.name for each in fields(cls) if (each.default, each.default_factory) != (MISSING, MISSING)}
+        names = [each.name for each in fields(cls) if each.name in data or each.name not in missable]
         missing = [name for name in names if name not in data]
         if missing:
             raise UserError(f"coefficients lack {', '.join(missing)}: give a coefficients.json written by tune_dd")
@@ -161,6 +165,7 @@ class Coefficients:
         values["draws"] = tuple(tuple(draw) for draw in data.get("draws", ()))
         values["notes"] = tuple(data.get("notes", ()))
         values["held_out"] = tuple(data.get("held_out", ()))
+        values["expected"] = {name: tuple(each) for name, each in data.get("expected", {}).items()}
         return cls(**values)
 
 
@@ -248,6 +253,7 @@ def fit_law(
         n_bootstrap=n_bootstrap,
         seed=seed,
         notes=tuple(notes),
+        expected=dict(form.expected),
     )
 
 

@@ -35,6 +35,8 @@ def check_coefficients(data: Mapping[str, Any]) -> None:
     k = len(law.vector(data["coefficients"]))
     pair, names = _list_of(_number_or_null, 2), set(law.coefficients)
     _check(data, "intervals", "low and high by name", lambda value: _table(value, pair) and set(value) == names)
+    known = _list_of(_number, 2)
+    _check(data, "expected", "pairs of numbers by name", lambda value: _table(value, known) and set(value) <= names)
     _check(data, "cells", f"cells with {', '.join(CELL)}", lambda value: _list_of(_cell)(value) and len(value) > 0)
     _check(data, "draws", f"rows of {k} numbers", _list_of(_list_of(_number, k)))
     _check(data, "notes", "texts", _list_of(_text))

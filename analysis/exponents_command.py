@@ -1,7 +1,7 @@
 """What texts share in the floored form of law: ``python -m analysis exponents``.
 
 Exponents are fitted to the cells of all texts at once, for several numbers of passes under the onset, and every text's
-hold-outs are judged by exponents of the others.
+hold-outs are judged by exponents of the others. B, the slope, is told by the texts whose longer training was measured.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def exponents_command(arguments: Sequence[str]) -> int:
         for name in EXPONENTS:
             each = [getattr(floor, name) for floor in floors.values()]
             ranges.append(f"{getattr(shared.floor, name):.2f} ({min(each):.2f}-{max(each):.2f})")
-        spread = float(np.log(shared.slopes).std(ddof=1))
+        spread = float(np.log(shared.told).std(ddof=1))
         table.add_row(f"{passes:g}", f"{shared.cost:.4f}", *ranges, f"{shared.slope[0]:.3f}", f"{spread:.3f}")
     console.print_table(table)
     if not any(map(len, judged.values())):

@@ -18,7 +18,7 @@ from analysis.tables import load_experiment
 from analysis.targets import make_targets
 from analysis.verdict import CARRIED, PILOTED, winner
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS
+from tune_dd.laws import DEFAULT_LAW, FLOORED_SLOPE, LAWS
 from tune_dd.regimes import ModelSpec
 
 SMALL, LARGE = ModelSpec(1, 2, 32), ModelSpec(4, 4, 128)
@@ -83,9 +83,10 @@ def test_a_hold_out_that_some_forms_had_seen_is_left_out_unless_asked_for(
 def test_forms_are_judged_where_the_default_form_was_frozen_whatever_else_was(
     runs: dict[str, Path], synthetic: ModuleType, tmp_path: Path
 ) -> None:
-    onset, default = {"condition": "law_onset", "law": "onset"}, {"condition": "law_default", "law": DEFAULT_LAW}
-    odds = {"condition": "law_odds", "law": "odds"}
+    onset, odds = {"condition": "law_onset", "law": "onset"}, {"condition": "law_odds", "law": "odds"}
+    default = {"condition": "law_default", "law": DEFAULT_LAW, "expected": {"B": list(FLOORED_SLOPE)}}
     frozen = {"with": [LAW, default], "with_more": [LAW, default, onset], "without": [LAW, onset, odds]}
+    frozen["before"] = [LAW, default | {"expected": {"B": [0.74, 0.22]}}]  # a fit expected something else then
     experiments = [load_experiment([runs["here"]])]
     for seed, (name, laws) in enumerate(frozen.items()):
         rows = synthetic.calibration(prefixes=(16_000,), models=(LARGE,), seeds=(seed,), run_id=name)

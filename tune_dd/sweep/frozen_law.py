@@ -72,6 +72,7 @@ class FrozenLaw:
             "tokenizer_hash": fitted.tokenizer_hash,
             "law": fitted.law,
             "coefficients": fitted.coefficients,
+            "expected": fitted.expected,
             "p_min": fitted.p_min,
             "p_max": fitted.p_max,
         }
