@@ -37,8 +37,9 @@ from tune_dd.errors import UserError
 
 SAVED = Path("ray_results/saved")
 CHAIN, LAW = "chain.json", "law"
-# Not summary.csv and summary.json: means of what metrics.jsonl has, which `python -m analysis` writes again.
-TABLES = tuple(f"{stem}.{kind}" for stem in ("model_selection", "comparison", "search") for kind in ("csv", "json"))
+# Not summary.csv and summary.json: means of what metrics.jsonl has, which `python -m analysis` writes again, as it does
+# model_selection.json and comparison.json, which say what the tables do.
+TABLES = ("model_selection.csv", "comparison.csv", "search.csv", "search.json")
 RUN_FILES = (
     CONFIG,
     METRICS,
