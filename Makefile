@@ -10,7 +10,7 @@ sweep: $(VENV)/installed
 	$(BIN)/python -m tune_dd.sweep --quick
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest -m "not faults and not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not faults and not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 # Kills, torn files, full disks. FAULT_SEED replays a campaign, FAULT_POINTS asks for more of it.
 # Three at a time: much of it waits for processes to start and to end.

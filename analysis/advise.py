@@ -179,8 +179,8 @@ def advise_command(arguments: Sequence[str]) -> int:
     for note in [*coefficients.notes, *(superseded(coefficients) if options.law is None else ())]:
         console.print(Text(f"Note: {note}."))
     if options.coefficients is None:
-        told = "Note: nothing was calibrated on your text. A calibration there tells more, or a pilot of a few trials"
-        console.print(Text(f"{told} (`python -m analysis carry`)."))
+        told = "Note: nothing was trained on your text. A pilot of a few trials there tells what its tokens count as"
+        console.print(Text(f"{told} (`python -m analysis carry PILOT --out FOLDER`), a calibration more."))
     if coefficients.held_out:
         console.print_table(held_out_table(coefficients, console))
     return 0

@@ -7,7 +7,6 @@ streams. Interpolation does not decide: at pocket scale the form that interpolat
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from analysis.tables import POINT, Experiment
 from analysis.targets import Targets, make_targets, regret_floors
 from analysis.texts import Place, compare_texts
 from analysis.typical import ANY, typical
-from analysis.verdict import CARRIED, PILOTED, TYPICAL
+from analysis.verdict import CARRIED, PILOTED, TYPICAL, TYPICAL_PILOTED
 from tune_dd.errors import UserError
 from tune_dd.law import Array
 from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW, get_law
@@ -35,7 +34,8 @@ from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW, get_law
 # The kinds of hold-out, in the order in which a cell that goes beyond the calibration in several ways is sorted.
 BEYOND = {"n_params": "larger P", "sampled_tokens": "longer C", "unique_tokens": "larger U"}
 ANOTHER = "another corpus"
-CELL_KINDS = (*BEYOND.values(), ANOTHER, TYPICAL, CARRIED, PILOTED)
+PAIRED = (ANOTHER, CARRIED, PILOTED)  # by the law of one text on another
+CELL_KINDS = (*BEYOND.values(), ANOTHER, TYPICAL, TYPICAL_PILOTED, CARRIED, PILOTED)
 # Draws behind the interval of a mean regret.
 DRAWS = 2000
 # Draws behind the interval of a scale that a pilot measures.
@@ -151,11 +151,12 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
     cell's own optimum, drawn anew from its noise and held to the clamp: what a law that knew it would be charged).
 
     Cells that lie within the calibration's P, U and C are no hold-out and are left out, but for those of another
-    corpus. Those are judged by the law as it is; by the mean law of all texts but theirs (``analysis.typical``, once
-    each and not for every pair; texts that a form's exponents were set on are no strangers to it); where runs of both
-    texts hold their counts, by the law carried by these (``analysis.carry``), with the rule of other texts than the
-    two; and by the law carried by a pilot (``analysis.pilot``), a few trials of that text's calibration: all on the
-    seeds that the pilot does not have. Laws that a calibration leaves undetermined are left out.
+    corpus. Those are judged by the law as it is; where runs of both texts hold their counts, by the law carried by
+    these (``analysis.carry``), with the rule of other texts than the two; by the law carried by a pilot
+    (``analysis.pilot``), a few trials of that text's calibration; and by the mean law of all texts but theirs
+    (``analysis.typical``), as it is and carried by that pilot, once each and not for every pair (texts that a form's
+    exponents were set on are no strangers to it): all on the seeds that the pilot does not have. Laws that a
+    calibration leaves undetermined are left out.
     """
     tables, cells = _calibrated(study, seed)
     others = {place: split(table, seed=seed) for place, table in tables.items()}
@@ -172,7 +173,11 @@ def judge_cells(study: Study, *, laws: Sequence[str] = RIVALS, seed: int = 0) ->
             known = [each for each in alike.values() if each is not None]
             if len(known) > 1:
                 of_all = typical(known)
-                rows += _judge(of_all, others[place].cells, floors[place], lambda *cell: TYPICAL, fitted_on=ANY)
+                for kind, mean in {TYPICAL: of_all, TYPICAL_PILOTED: _piloted(of_all, others[place])}.items():
+                    if mean is not None:
+                        rows += _judge(
+                            mean, others[place].cells, floors[place], lambda *cell, kind=kind: kind, fitted_on=ANY
+                        )
             if fitted is None:
                 continue
             if place in held and law in study.frozen[place].union(BASELINES):
@@ -194,10 +199,19 @@ def _ways(fitted: Coefficients, other: Split, here: Text | None, there: Text | N
     ways = {ANOTHER: fitted}
     if here is not None and there is not None and comparable(here, there):
         ways[CARRIED] = carry(fitted, here, there)
-    if other.pilot is not None:
-        with contextlib.suppress(UserError):  # it tells this form nothing
-            ways[PILOTED] = scaled(fitted, measure_scale(fitted, other.pilot)[0])
+    if (piloted := _piloted(fitted, other)) is not None:
+        ways[PILOTED] = piloted
     return ways
+
+
+def _piloted(fitted: Coefficients, other: Split) -> Coefficients | None:
+    """A law carried by another text's pilot; None where there is none, or it tells this form nothing."""
+    if other.pilot is None:
+        return None
+    try:
+        return scaled(fitted, measure_scale(fitted, other.pilot)[0])
+    except UserError:
+        return None
 
 
 def judge_texts(study: Study, *, law: str = LAWS[DEFAULT_LAW].cells, seed: int = 0) -> pd.DataFrame:

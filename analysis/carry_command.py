@@ -1,8 +1,9 @@
-"""The law of one text for another: ``python -m analysis carry RUN TEXT``.
+"""The law of one text for another: ``python -m analysis carry [RUN] TEXT``.
 
 U of the other text counts for more or less than that of the calibrated one, by a scale. Where TEXT is a run on the
 other text its trials tell the scale: a pilot of the largest calibrated model, three small prefixes, five dropouts and
-one seed does. Where TEXT is a token cache, its counts foretell it.
+one seed does. Where TEXT is a token cache, its counts foretell it. Without RUN what is carried is the mean law of the
+texts that we calibrated, and TEXT is a pilot.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.advise import read_coefficients
+from analysis.advise import TYPICAL_FILE, read_coefficients
 from analysis.carry import carry
 from analysis.coefficients import Coefficients
 from analysis.exports import make_folder
@@ -31,10 +32,11 @@ TRIALS, COUNTS = "trials", "counts"  # what may tell the scale
 def carry_command(arguments: Sequence[str]) -> int:
     """Write coefficients.json for the other text, and say what the scale is."""
     options = parser().parse_args(arguments)
-    fitted = read_coefficients(options.coefficients)
+    source = options.coefficients or TYPICAL_FILE
+    fitted = read_coefficients(source)
     if (options.out / CONFIG).exists() or (options.out / CHAIN).exists():
         raise UserError(f"{options.out} is a run with coefficients of its own: give --out another folder")
-    if (options.out / COEFFICIENTS).resolve() == coefficients_file(options.coefficients).resolve():
+    if (options.out / COEFFICIENTS).resolve() == coefficients_file(source).resolve():
         raise UserError(f"{options.out} holds the law that is to be carried: give --out another folder")
     run = _run_of(options.text)
     if (options.by or (COUNTS if run is None else TRIALS)) == COUNTS:
@@ -42,7 +44,7 @@ def carry_command(arguments: Sequence[str]) -> int:
     elif run is None:
         raise UserError(f"{options.text} is no run with read-outs: train a pilot on that text and name its run")
     else:
-        carried = _by_trials(fitted, run)
+        carried = carry_by_run(fitted, run)
     carried = replace(carried, regime=options.regime or carried.regime)
     make_folder(options.out)
     file = options.out / COEFFICIENTS
@@ -54,7 +56,12 @@ def carry_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _by_trials(fitted: Coefficients, run: Path) -> Coefficients:
+def carry_by_run(fitted: Coefficients, run: Path) -> Coefficients:
+    """A law as one of the text of a run, by that run's trials.
+
+    Raises:
+        UserError: the run has no cell of two dropouts, or its trials do not tell the scale.
+    """
     from analysis.pilot import carry_by_trials
     from analysis.report import calibration_rows
     from analysis.tables import load_experiment
@@ -70,7 +77,8 @@ def _by_trials(fitted: Coefficients, run: Path) -> Coefficients:
 
 def _by_counts(fitted: Coefficients, options: argparse.Namespace) -> Coefficients:
     if fitted.regime == ANY:
-        raise UserError(f"{options.coefficients} is of no one text: it is carried by trials; name a pilot as TEXT")
+        what = options.coefficients or "the mean law of texts"
+        raise UserError(f"{what} is of no one text: it is carried by trials; name a pilot as TEXT, or RUN before it")
     home = options.calibrated_on or options.coefficients
     calibrated, other = read_text(home), read_text(options.text)
     if fitted.tokenizer_hash not in ("", calibrated.tokenizer_hash):
@@ -138,7 +146,8 @@ def _of_cache(file: Path) -> dict[str, Any]:
 def parser() -> OneLineParser:
     result = OneLineParser(prog="python -m analysis carry", description=__doc__)
     add = result.add_argument
-    add("coefficients", type=Path, metavar="RUN", help="a calibrate run or a chain: its law, and the text it is of")
+    law = "a calibrate run or a chain: its law, and the text it is of (default: the mean law of our texts)"
+    add("coefficients", nargs="?", type=Path, metavar="RUN", help=law)
     add("text", type=Path, metavar="TEXT", help="the other text: a run on it, or its cache .cache/dropout_decay_NAME")
     by = "what tells the scale (default: a run's trials, a cache's counts)"
     add("--by", choices=(TRIALS, COUNTS), help=by)

@@ -1,8 +1,8 @@
 """Which form of law holds beyond what it was fitted to: ``python -m analysis laws``.
 
 Every form is fitted to each regime's calibration, the cells of runs that no law was frozen for, and judged on larger
-models, longer training, larger prefixes, other texts (as it is, and carried there by counts or by a pilot) and
-streams. It is also told what U of one text counts as under the law of another.
+models, longer training, larger prefixes, other texts (as it is, carried there by counts or by a pilot, and the mean of
+texts) and streams. It is also told what U of one text counts as under the law of another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.advise import TYPICAL_FILE
-from analysis.bakeoff import fit_texts, judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
+from analysis.bakeoff import PAIRED, fit_texts, judge_cells, judge_streams, judge_texts, sort_runs, summarise_cells
 from analysis.exports import make_folder, write_pair
 from analysis.foretell import fit_rule, record
 from analysis.tables import load_experiment
@@ -100,7 +100,9 @@ def laws_command(arguments: Sequence[str]) -> int:
     if options.out is not None:
         make_folder(options.out)
         verdict = {"law": name, "why": why}
-        write_pair(options.out, "law_cells", cells, {**verdict, "cells": every.to_dict("records")})
+        # Not those of pairs of texts: each cell once for every other text would be hundreds of megabytes.
+        once = every[~every["kind"].isin(PAIRED)] if len(every) else every
+        write_pair(options.out, "law_cells", cells, {**verdict, "cells": once.to_dict("records")})
         write_pair(options.out, "law_streams", streams)
         if len(texts):
             write_pair(options.out, "law_texts", texts)

@@ -9,9 +9,10 @@ import pandas as pd
 
 from tune_dd.laws import LAWS, REFERENCE_LAW
 
-# Kinds of hold-out: the mean law of other texts, and the law of one carried to another. They have no vote.
-TYPICAL = "another corpus, by the mean of texts"
+# Kinds of hold-out without a vote: the mean law of other texts, and a law that was carried.
+TYPICAL, TYPICAL_PILOTED = "another corpus, by the mean of texts", "another corpus, by that and a pilot"
 CARRIED, PILOTED = "another corpus, by counts", "another corpus, by a pilot"
+NO_VOTE = (TYPICAL, TYPICAL_PILOTED, CARRIED, PILOTED)
 
 # Nats per token: half of the last digit shown. Laws that differ by less are level.
 TIED = 5e-5
@@ -29,7 +30,7 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
         cells: of ``analysis.bakeoff.summarise_cells``.
         streams: of ``analysis.bakeoff.judge_streams``.
     """
-    voting = cells[~cells["kind"].isin([TYPICAL, CARRIED, PILOTED])] if len(cells) else cells
+    voting = cells[~cells["kind"].isin(NO_VOTE)] if len(cells) else cells
     kinds = {str(kind): own for kind, own in voting.groupby("kind", sort=False)} if len(voting) else {}
     told = [f"{kind}: {alike(level_laws(own))}" for kind, own in kinds.items()]
     allowed = set.intersection(set(LAWS), *(set(own.loc[~(own["less_low"] > 0), "law"]) for own in kinds.values()))

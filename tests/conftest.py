@@ -20,6 +20,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of whole searches first: the last file, during which one of two workers is idle, is then a short one."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/tune_dd/sweep/", "tests/test_document")))
+
+
 @pytest.fixture
 def tiny_regime(tmp_path: Path) -> Path:
     """The path of a regime file with its text beside it: 4 trials of 20 steps, 8 rows."""

@@ -11,7 +11,7 @@ from analysis.bakeoff import Study as Runs
 from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
 from analysis.paper.studies import Study, by_class, class_words
 from analysis.paper.texts import text_blocks
-from analysis.verdict import CARRIED, PILOTED, TYPICAL, alike, level_laws, stream_leader, winner
+from analysis.verdict import CARRIED, PILOTED, TYPICAL, TYPICAL_PILOTED, alike, level_laws, stream_leader, winner
 from tune_dd.errors import UserError
 from tune_dd.laws import LAWS, REFERENCE_LAW
 
@@ -23,6 +23,7 @@ PLAIN = {
     "longer C": "longer training",
     "larger U": "more text",
     TYPICAL: "another corpus by the mean of the others' laws",
+    TYPICAL_PILOTED: "another corpus by that mean and a pilot",
     CARRIED: "another corpus by a law carried there by counts",
     PILOTED: "another corpus by a law carried there by a pilot",
 }

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.bakeoff import ANOTHER, Place, Study, judge_cells, judge_streams, sort_runs, summarise_cells
+from analysis.bakeoff import ANOTHER, PAIRED, Place, Study, judge_cells, judge_streams, sort_runs, summarise_cells
 from analysis.cells import cell_rows
 from analysis.coefficients import fit_law
 from analysis.tables import load_experiment
@@ -252,7 +252,9 @@ def test_the_command_writes_what_it_prints(
     for row in cells.itertuples():
         assert f"{row.regret_mean:.4f}" in out
         assert f"{row.corrected_mean:.4f}" in out
-    assert json.loads((tmp_path / "out" / "law_cells.json").read_text())["law"] in out
+    written = json.loads((tmp_path / "out" / "law_cells.json").read_text())
+    assert written["law"] in out
+    assert {cell["kind"] for cell in written["cells"]} == set(cells["kind"]) - {*PAIRED}
     assert np.isfinite(pd.read_csv(tmp_path / "out" / "law_streams.csv")["against_best"]).all()
     assert main(["laws", str(runs["here"])]) == 2
     assert "nothing is held out" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from analysis.bakeoff import fit_texts, judge_cells, sort_runs
 from analysis.coefficients import Coefficients, fit_law
 from analysis.tables import load_experiment
 from analysis.typical import ANY, typical
-from analysis.verdict import TYPICAL
+from analysis.verdict import TYPICAL, TYPICAL_PILOTED
 from tune_dd.errors import UserError
 from tune_dd.laws import DEFAULT_LAW, LAWS
 
@@ -78,10 +78,14 @@ def test_a_judged_text_has_no_part_in_the_mean_that_judges_it(synthetic: ModuleT
                 row["val_loss"] += 0.1 * (factor - 1) * row["dropout"]  # less dropout is best there
             runs.append(synthetic.write_run(tmp_path / f"{name}{shift}", rows))
         cells = judge_cells(sort_runs([load_experiment([run]) for run in runs]), laws=("first_order",))
-        return cells[cells["kind"] == TYPICAL].set_index("regime")
+        return cells[cells["kind"].isin([TYPICAL, TYPICAL_PILOTED])].set_index("regime")
 
-    one, other = judged(1), judged(3)
-    assert set(one["fitted_on"]) == {ANY}
+    every = judged(1), judged(3)
+    assert all(set(found["fitted_on"]) == {ANY} for found in every)
+    apart = every[1].loc["tinystories"].groupby("kind")["regret"]
+    assert apart.size()[TYPICAL] == apart.size()[TYPICAL_PILOTED]
+    assert apart.mean()[TYPICAL_PILOTED] < 0.9 * apart.mean()[TYPICAL]
+    one, other = (found[found["kind"] == TYPICAL] for found in every)
     assert one.groupby(level=0).size().nunique() == 1, "every text once"
     same = [frame.loc["tinystories", "predicted"].to_numpy() for frame in (one, other)]
     np.testing.assert_array_equal(*same)
@@ -93,7 +97,7 @@ def test_advice_without_coefficients_is_what_texts_have_on_average(capsys: pytes
     out = " ".join(capsys.readouterr().out.split())
     assert "any text, P = 164k" in out
     assert re.search(r"these are the means of \d+ texts' coefficients", out)
-    assert "nothing was calibrated on your text" in out
+    assert "nothing was trained on your text" in out
     assert "inside" in out
     expected = advise(read_coefficients(TYPICAL_FILE), 163_840, [(16e3, 262_144)]).iloc[0]
     assert f"{expected['dropout']:.3f}" in out
@@ -118,10 +122,19 @@ def test_the_mean_of_texts_is_carried_by_trials_and_not_by_counts(
     synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pilot = str(synthetic.write_run(tmp_path / "pilot", synthetic.calibration(prefixes=(8_000, 16_000), seeds=(0, 1))))
-    words = ["carry", str(TYPICAL_FILE), pilot, "--out", str(tmp_path / "carried")]
+    words = ["carry", pilot, "--out", str(tmp_path / "carried")]
     assert main([*words, "--by", "counts"]) == 2
-    assert "is of no one text: it is carried by trials" in capsys.readouterr().err
+    assert "the mean law of texts is of no one text: it is carried by trials" in capsys.readouterr().err
+    assert not (tmp_path / "carried").exists()
     assert main(words) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "carried from any text by" in out
-    assert "nothing was calibrated" not in out
+    assert main(["carry", str(TYPICAL_FILE), pilot, "--out", str(tmp_path / "named")]) == 0
+    assert read_coefficients(tmp_path / "carried") == read_coefficients(tmp_path / "named")
+    assert main(["advise", "--coefficients", str(tmp_path / "carried"), *POINT]) == 0
+    advised = " ".join(capsys.readouterr().out.split())
+    assert "pydocs, P = 164k" in advised
+    assert "nothing was trained" not in advised
+    cache = str(tmp_path / ".cache" / "dropout_decay_own")
+    assert main(["carry", cache, "--out", str(tmp_path / "none")]) == 2
+    assert "name a pilot as TEXT, or RUN before it" in capsys.readouterr().err
