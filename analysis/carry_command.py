@@ -66,13 +66,17 @@ def carry_by_run(fitted: Coefficients, run: Path) -> Coefficients:
     from analysis.report import calibration_rows
     from analysis.tables import load_experiment
 
-    rows, _ = calibration_rows(load_experiment([run]).table)
+    experiment = load_experiment([run])
+    rows, _ = calibration_rows(experiment.table)
     if rows.empty:
         raise UserError(
             f"{run} has no cell of two fixed dropouts to tell a scale by: name a calibrate run on that text, or take "
             f"--by {COUNTS}"
         )
-    return carry_by_trials(fitted, rows)
+    carried = carry_by_trials(fitted, rows)
+    if not experiment.so_far:
+        return carried
+    return replace(carried, notes=(*carried.notes, f"the pilot has {experiment.so_far}: --resume it, and carry again"))
 
 
 def _by_counts(fitted: Coefficients, options: argparse.Namespace) -> Coefficients:

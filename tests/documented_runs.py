@@ -129,6 +129,12 @@ STUDY: list[Run] = [
         leaves="piloted/coefficients.json",
     ),
     Run(
+        "python -m analysis carry PILOT --out FOLDER",
+        put={"PILOT": "@tiny-confirm-pocket", "FOLDER": "of-texts"},
+        prints=r"tiny: carried from any text by \d+ trials on tiny \(\d+ cells\): U counts \d",
+        leaves="of-texts/coefficients.json",
+    ),
+    Run(
         "python -m analysis exponents",
         more=" ".join(
             ["--passes 2.5", *(str(run) for name in _THREE for run in SAVED.glob(f"{name}-calibrate-pocket/*"))]

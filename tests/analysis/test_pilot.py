@@ -19,7 +19,7 @@ from analysis.pilot import DROPOUTS, SCALES, carry_by_trials, measure_scale, spl
 from analysis.robust import Problem
 from analysis.tables import load_experiment
 from analysis.targets import make_targets
-from tune_dd.artifacts import write_json
+from tune_dd.artifacts import read_json, write_json
 from tune_dd.errors import UserError
 from tune_dd.regimes import ModelSpec
 
@@ -170,6 +170,13 @@ def test_the_command_takes_a_run_s_trials_or_its_counts(
     assert main(words) == 0
     assert "owt: carried from pydocs by 192 trials on owt (32 cells): U counts" in capsys.readouterr().out
     by_trials = read_coefficients(tmp_path / "out")
+    assert not any("has not ended" in note or "so far" in note for note in by_trials.notes)
+    under_way = tmp_path / "under_way"
+    under_way.mkdir()
+    (under_way / "metrics.jsonl").write_bytes((there / "metrics.jsonl").read_bytes())
+    write_json(under_way / "config.json", read_json(there / "config.json") | {"n_trials": 200})
+    assert main(["carry", str(here), str(under_way), "--out", str(tmp_path / "out")]) == 0
+    assert "the pilot has 192 of 200 planned trials so far: --resume it, and carry again" in capsys.readouterr().out
     assert main([*words, "--by", "counts", "--regime", "web"]) == 0
     assert "web: carried from pydocs by counts (bigram loss 3.600 there and 3.600 here" in capsys.readouterr().out
     assert read_coefficients(tmp_path / "out").coefficients != by_trials.coefficients
