@@ -82,8 +82,8 @@ class Shared:
     def slope(self) -> tuple[float, float]:
         """What B of another text is expected to be, and with what standard deviation.
 
-        The geometric mean over the texts whose longer training was measured. A calibration alone says of its slope what
-        it is close to the onset; on the texts that have no more it comes out lower.
+        The geometric mean over the texts whose longer training was measured: there a slope shows, and what a
+        calibration alone says of it hangs on the few cells beyond the onset.
         """
         mean = float(np.exp(np.log(self.told).mean()))
         return mean, SPREAD * mean
