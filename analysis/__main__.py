@@ -5,6 +5,7 @@
     python -m analysis advise --coefficients RUN/coefficients.json \\
         --params 31e6 --unique-tokens 1e6 --sampled-tokens 8e6    # without --coefficients: what texts have on average
     python -m analysis carry RUN TEXT --out FOLDER    # RUN's law for another text, by a few trials there or none
+    python -m analysis carry PILOT --out FOLDER       # what texts have on average, by a few trials of one
     python -m analysis laws RUN [RUN ...]    # which form of law holds beyond what it was fitted to
     python -m analysis exponents             # what all texts share in the floored form
     python -m analysis save RUN_OR_CHAIN     # keep what it found under ray_results/saved/

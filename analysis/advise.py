@@ -203,13 +203,16 @@ def in_form(coefficients: Coefficients, name: str | None) -> Coefficients:
 
 
 def superseded(coefficients: Coefficients) -> list[str]:
-    """What to do about coefficients of another form than the one that the hold-outs speak for."""
-    if coefficients.form.cells == LAWS[DEFAULT_LAW].cells:
-        return []
-    return [
-        f"these coefficients are of the {coefficients.law} law, and the hold-outs speak for {DEFAULT_LAW} "
-        f"(docs/laws.md): `python -m analysis RUN --law {DEFAULT_LAW} --out FOLDER` fits that to their runs"
-    ]
+    """What to do about coefficients of another form than the one that the hold-outs speak for, or of a former fit."""
+    again = f"`python -m analysis RUN --law {DEFAULT_LAW} --out FOLDER` fits that to their runs"
+    if coefficients.form.cells != LAWS[DEFAULT_LAW].cells:
+        spoken_for = f"the hold-outs speak for {DEFAULT_LAW} (docs/laws.md)"
+        return [f"these coefficients are of the {coefficients.law} law, and {spoken_for}: {again}"]
+    if coefficients.expected != dict(coefficients.form.expected):
+        return [
+            f"these coefficients were fitted when other values were expected of the {coefficients.law} law: {again}"
+        ]
+    return []
 
 
 def held_out_table(coefficients: Coefficients, console: Console) -> Table:

@@ -66,6 +66,7 @@ class Study:
         frozen: place -> the forms (as they are fitted) that were frozen for all of those runs.
         streams: the streams that a law was frozen for.
         texts: place -> its text, where a run there holds its counts.
+        aside: static runs that no form as it is fitted now was frozen for; without ``every`` nothing is judged on them.
     """
 
     calibrations: dict[Place, pd.DataFrame]
@@ -73,6 +74,7 @@ class Study:
     frozen: dict[Place, frozenset[str]]
     streams: tuple[Stream, ...]
     texts: dict[Place, Text]
+    aside: int = 0
 
 
 def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Study:
@@ -81,7 +83,8 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
     Args:
         every: keep every static hold-out, and judge every form on all of them. By default a form is judged on no
             hold-out that had been seen before the form was made: those stay that the default form was frozen for or,
-            where there are none, that most forms were frozen for, and the forms that were frozen for all of those.
+            where there are none, that most forms were frozen for, and the forms that were frozen for all of those. A
+            form counts as frozen, for streams too, where fits expect the same coefficients of it now as then.
 
     Raises:
         UserError: there is no calibration among them, or they are of several evidence classes or devices.
@@ -108,14 +111,17 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
                     regime, scale, tokenizer = map(str, key)
                     place = (regime, scale, tokenizer)
                     if frozen:
-                        holdouts.append((frozenset(form for law in frozen if (form := _as_now(law))), place, own))
+                        forms = frozenset(get_law(law["law"]).cells for law in frozen if every or as_now(law))
+                        holdouts.append((forms, place, own))
                     else:
                         calibrations.setdefault(place, []).append(own)
             elif phase == "stream" and frozen:
-                streams.append(Stream(rows, {law["condition"]: law["law"] for law in frozen}))
+                streams.append(Stream(rows, {law["condition"]: law["law"] for law in frozen if every or as_now(law)}))
     if not calibrations:
         raise UserError("no calibrate or confirm run among them: name runs that a law can be fitted to")
+    aside = sum(not forms for forms, _, _ in holdouts)
     if not every:
+        holdouts = [each for each in holdouts if each[0]]
         most = max((len(forms) for forms, _, _ in holdouts), default=0)
         frozen_default = [each for each in holdouts if LAWS[DEFAULT_LAW].cells in each[0]]
         holdouts = frozen_default or [each for each in holdouts if len(each[0]) == most]
@@ -124,14 +130,17 @@ def sort_runs(experiments: Sequence[Experiment], *, every: bool = False) -> Stud
     for forms, place, own in holdouts:
         kept.setdefault(place, []).append(own)
         judged[place] = frozenset(LAWS) if every else judged.get(place, forms) & forms
-    return Study(_join(calibrations), _join(kept), judged, tuple(streams), texts)
+    return Study(_join(calibrations), _join(kept), judged, tuple(streams), texts, aside)
 
 
-def _as_now(frozen: Mapping[str, Any]) -> str:
-    """The form that a law was frozen of, as it is fitted; empty where fits expected other coefficients of it then."""
-    form = get_law(frozen["law"])
-    expected = {name: tuple(each) for name, each in frozen.get("expected", {}).items()}
-    return form.cells if expected == dict(form.expected) else ""
+def as_now(frozen: Mapping[str, Any]) -> bool:
+    """Whether fits of the form that a law was frozen of expect the same coefficients of it now as then.
+
+    Args:
+        frozen: its record in config.json or predictions.json.
+    """
+    expected = {name: list(each) for name, each in get_law(frozen["law"]).expected.items()}
+    return (frozen.get("expected") or {}) == expected
 
 
 def _join(parts: Mapping[Place, Sequence[pd.DataFrame]]) -> dict[Place, pd.DataFrame]:

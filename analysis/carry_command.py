@@ -31,7 +31,7 @@ TRIALS, COUNTS = "trials", "counts"  # what may tell the scale
 
 def carry_command(arguments: Sequence[str]) -> int:
     """Write coefficients.json for the other text, and say what the scale is."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_intermixed_args(arguments)  # with RUN optional, others take TEXT after an option for none
     source = options.coefficients or TYPICAL_FILE
     fitted = read_coefficients(source)
     if (options.out / CONFIG).exists() or (options.out / CHAIN).exists():
@@ -39,8 +39,10 @@ def carry_command(arguments: Sequence[str]) -> int:
     if (options.out / COEFFICIENTS).resolve() == coefficients_file(source).resolve():
         raise UserError(f"{options.out} holds the law that is to be carried: give --out another folder")
     run = _run_of(options.text)
+    if not options.text.exists():
+        raise UserError(f"{options.text} is not there: name a run on the other text, or its token cache")
     if (options.by or (COUNTS if run is None else TRIALS)) == COUNTS:
-        carried = _by_counts(fitted, options)
+        carried = _by_counts(fitted, source, options)
     elif run is None:
         raise UserError(f"{options.text} is no run with read-outs: train a pilot on that text and name its run")
     else:
@@ -79,10 +81,10 @@ def carry_by_run(fitted: Coefficients, run: Path) -> Coefficients:
     return replace(carried, notes=(*carried.notes, f"the pilot has {experiment.so_far}: --resume it, and carry again"))
 
 
-def _by_counts(fitted: Coefficients, options: argparse.Namespace) -> Coefficients:
+def _by_counts(fitted: Coefficients, source: Path, options: argparse.Namespace) -> Coefficients:
     if fitted.regime == ANY:
-        what = options.coefficients or "the mean law of texts"
-        raise UserError(f"{what} is of no one text: it is carried by trials; name a pilot as TEXT, or RUN before it")
+        what, run = ("the mean law of texts", ", or RUN before it") if options.coefficients is None else (source, "")
+        raise UserError(f"{what} is of no one text: it is carried by trials; name a pilot as TEXT{run}")
     home = options.calibrated_on or options.coefficients
     calibrated, other = read_text(home), read_text(options.text)
     if fitted.tokenizer_hash not in ("", calibrated.tokenizer_hash):
@@ -152,7 +154,8 @@ def parser() -> OneLineParser:
     add = result.add_argument
     law = "a calibrate run or a chain: its law, and the text it is of (default: the mean law of our texts)"
     add("coefficients", nargs="?", type=Path, metavar="RUN", help=law)
-    add("text", type=Path, metavar="TEXT", help="the other text: a run on it, or its cache .cache/dropout_decay_NAME")
+    other = "the other text: a run on it or, after RUN, its cache .cache/dropout_decay_NAME"
+    add("text", type=Path, metavar="TEXT", help=other)
     by = "what tells the scale (default: a run's trials, a cache's counts)"
     add("--by", choices=(TRIALS, COUNTS), help=by)
     where = "for the counts of coefficients that lie without their run: a run on the text they are of, or its cache"

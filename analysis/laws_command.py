@@ -19,6 +19,7 @@ from analysis.bakeoff import PAIRED, fit_texts, judge_cells, judge_streams, judg
 from analysis.exports import make_folder, write_pair
 from analysis.foretell import fit_rule, record
 from analysis.tables import load_experiment
+from analysis.targets import counted
 from analysis.terminal import interval_text, make_console, new_table
 from analysis.texts import measure
 from analysis.typical import typical
@@ -50,11 +51,15 @@ def laws_command(arguments: Sequence[str]) -> int:
     every = judge_cells(study, seed=options.seed)
     cells = summarise_cells(every, seed=options.seed) if len(every) else every
     streams = judge_streams(study, n_bootstrap=options.bootstrap, seed=options.seed)
+    former = f"{counted(study.aside, 'hold-out')} frozen for forms that are fitted otherwise now"
     if not len(cells) and not len(streams):
         raise UserError(
             "nothing is held out: name another corpus, a calibrate run begun with --coefficients, or a stream"
+            + (f"; --every judges the {former}" if study.aside else "")
         )
     console = make_console()
+    if study.aside and not options.every:
+        console.print(f"Left out: {former}; --every judges them too.", soft_wrap=True)
     for kind, rows in cells.groupby("kind", sort=False) if len(cells) else ():
         what = f"Regret on {rows['n_cells'].iloc[0]} held-out cells, nats per token: {kind}"
         floor = f"the optima's own noise is charged {rows['floor_mean'].iloc[0]:.3f}; corrected: less that"

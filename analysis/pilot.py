@@ -19,6 +19,7 @@ from analysis.coefficients import LEVEL, Coefficients
 from analysis.curves import coordinate
 from analysis.misfit import widths
 from analysis.targets import Targets, bounded, make_targets, target_draws
+from analysis.typical import SPREAD
 from tune_dd.errors import UserError
 from tune_dd.law import Array, Law
 
@@ -26,6 +27,8 @@ from tune_dd.law import Array, Law
 SCALES = np.power(10.0, np.linspace(-1.0, 1.0, 101))
 # Ours: what of a calibration is a pilot. The five dropouts are those that --adaptive begins with.
 N_PREFIXES, DROPOUTS = 3, (0.0, 0.1, 0.3, 0.4, 0.6)
+# What the interval of a mean of texts is once it is carried: each of its draws has a scale of its own.
+SCALED = "the interval is what the texts differ by once each is scaled to these trials"
 
 
 def carry_by_trials(fitted: Coefficients, table: pd.DataFrame, *, seed: int = 0) -> Coefficients:
@@ -55,7 +58,7 @@ def carry_by_trials(fitted: Coefficients, table: pd.DataFrame, *, seed: int = 0)
         tokenizer_hash=str(table["tokenizer_hash"].iloc[0]),
         corpus_hash=str(table["corpus_hash"].iloc[0]),
         carried_from=fitted.regime,
-        notes=(*notes, *fitted.notes),
+        notes=(*notes, *(SCALED if note == SPREAD else note for note in fitted.notes)),
     )
 
 

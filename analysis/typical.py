@@ -17,6 +17,7 @@ from analysis.coefficients_check import CELL
 from tune_dd.errors import UserError
 
 ANY = "any text"
+SPREAD = "the interval is the texts' spread"  # a note
 
 
 def typical(fitted: Sequence[Coefficients]) -> Coefficients:
@@ -56,5 +57,5 @@ def typical(fitted: Sequence[Coefficients]) -> Coefficients:
         tokenizer_hash="",
         corpus_hash="",
         held_out=(),
-        notes=(f"these are the means of {len(fitted)} texts' coefficients, and the interval is the texts' spread",),
+        notes=(f"these are the means of {len(fitted)} texts' coefficients", SPREAD),
     )

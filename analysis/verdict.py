@@ -10,7 +10,7 @@ import pandas as pd
 from tune_dd.laws import LAWS, REFERENCE_LAW
 
 # Kinds of hold-out without a vote: the mean law of other texts, and a law that was carried.
-TYPICAL, TYPICAL_PILOTED = "another corpus, by the mean of texts", "another corpus, by that and a pilot"
+TYPICAL, TYPICAL_PILOTED = "another corpus, by the mean of texts", "another corpus, by the mean and a pilot"
 CARRIED, PILOTED = "another corpus, by counts", "another corpus, by a pilot"
 NO_VOTE = (TYPICAL, TYPICAL_PILOTED, CARRIED, PILOTED)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.bakeoff import as_now
 from analysis.companions import read_predictions
 from analysis.figures import count_text
 from analysis.paper.bakeoff import spoken
@@ -17,7 +19,7 @@ from analysis.paper.studies import Study, by_class, class_words
 from analysis.report import calibration_rows
 from analysis.targets import make_targets, regret_floors
 from analysis.verdict import TIED, alike
-from tune_dd.laws import REFERENCE_LAW
+from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW
 
 NAME = "holdouts"
 HEADER = ("law", "cells", "regret", "corrected", "miss", "inside")
@@ -26,6 +28,7 @@ FIGURES = (
     "the same corrected for the noise of the cells' optima, root mean square miss of that dropout over the former, "
     "share of predictions inside the cell's plateau. A dash: no cell tells it. "
 )
+FORMER = "former_"
 KEYS = ["model", "unique_tokens", "sampled_tokens"]  # of a cell within a study
 
 
@@ -51,7 +54,12 @@ def held_out_cells(study: Study) -> pd.DataFrame:
     """
     columns = ["law", "model", "unique_tokens", "sampled_tokens", "dropout", "low", "high"]
     folders = tuple(study.analysis.experiment.folders)
-    entries = [entry for data in read_predictions(folders) for entry in data["predictions"] if "stage" not in entry]
+    entries = [
+        entry | {"law": _named(entry.get("law"), data)}
+        for data in read_predictions(folders)
+        for entry in data["predictions"]
+        if "stage" not in entry
+    ]
     entries = [entry for entry in entries if set(columns[1:5]) <= set(entry)]
     if not entries or study.analysis.selection.empty:
         return pd.DataFrame()
@@ -73,9 +81,21 @@ def held_out_cells(study: Study) -> pd.DataFrame:
     return merged
 
 
+def _named(law: str | None, predicted: Mapping[str, Any]) -> str | None:
+    """A predicting law's name; with a word before it where fits expected other coefficients of its form then."""
+    former = {str(record["law"]) for record in predicted.get("coefficients", ()) if not as_now(record)}
+    return f"{FORMER}{law}" if law in former else law
+
+
 def judged_together(found: Sequence[tuple[Study, pd.DataFrame]]) -> pd.DataFrame:
-    """The cells that most forms were frozen for: no form is judged on cells that had been seen before it was made."""
+    """The cells that most forms were frozen for: no form is judged on cells that had been seen before it was made.
+
+    Where the default form was frozen for any of them, of those.
+    """
     cells = pd.concat([frame.assign(study=study.name) for study, frame in found], ignore_index=True)
+    default = cells["law"].map(lambda law: law in LAWS and LAWS[law].cells == LAWS[DEFAULT_LAW].cells)
+    with_default = default.groupby([cells[key] for key in ("study", *KEYS)]).transform("any")
+    cells = cells[with_default] if with_default.any() else cells
     forms = cells.groupby(["study", *KEYS])["law"].transform("nunique")
     judged: pd.DataFrame = cells[forms == forms.max()]
     return judged
@@ -193,7 +213,7 @@ def together_table(evidence: str, found: Sequence[tuple[Study, pd.DataFrame]]) -
         name=f"holdouts-together-{evidence}",
         caption=(
             "Laws frozen before the cells were trained, by the model that these are of, over the cells that most "
-            f"forms were frozen for: {FIGURES}{class_words([study for study, _ in found])}",
+            f"forms, the default among them, were frozen for: {FIGURES}{class_words([study for study, _ in found])}",
         ),
         header=("model", *HEADER),
         align="llrrrrr",
@@ -208,7 +228,10 @@ def summary_table(evidence: str, studies: Sequence[Study], frames: dict[str, pd.
         groups.append(law_rows(study.label, Cited(study.source("calibrate")), frame, sorted(frame["law"].unique())))
     return Table(
         name=f"holdouts-{evidence}",
-        caption=(f"Laws frozen before the cells were trained, study by study: {FIGURES}{class_words(studies)}",),
+        caption=(
+            f"Laws frozen before the cells were trained, study by study: {FIGURES}Of a form called former its fits "
+            f"expected other coefficients then. {class_words(studies)}",
+        ),
         header=("study", *HEADER),
         align="lllrrrr",
         groups=groups,

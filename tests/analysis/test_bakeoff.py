@@ -81,12 +81,13 @@ def test_a_hold_out_that_some_forms_had_seen_is_left_out_unless_asked_for(
 
 
 def test_forms_are_judged_where_the_default_form_was_frozen_whatever_else_was(
-    runs: dict[str, Path], synthetic: ModuleType, tmp_path: Path
+    runs: dict[str, Path], synthetic: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onset, odds = {"condition": "law_onset", "law": "onset"}, {"condition": "law_odds", "law": "odds"}
     default = {"condition": "law_default", "law": DEFAULT_LAW, "expected": {"B": list(FLOORED_SLOPE)}}
     frozen = {"with": [LAW, default], "with_more": [LAW, default, onset], "without": [LAW, onset, odds]}
-    frozen["before"] = [LAW, default | {"expected": {"B": [0.74, 0.22]}}]  # a fit expected something else then
+    former_law = default | {"expected": {"B": [0.74, 0.22]}}  # a fit expected something else then
+    frozen["before"] = [LAW, former_law]
     experiments = [load_experiment([runs["here"]])]
     for seed, (name, laws) in enumerate(frozen.items()):
         rows = synthetic.calibration(prefixes=(16_000,), models=(LARGE,), seeds=(seed,), run_id=name)
@@ -95,6 +96,23 @@ def test_forms_are_judged_where_the_default_form_was_frozen_whatever_else_was(
     study = sort_runs(experiments)
     assert set(own(study.holdouts)["run_id"]) == {"with", "with_more"}
     assert list(study.frozen.values()) == [{"interaction", LAWS[DEFAULT_LAW].cells}]
+    rows = synthetic.calibration(prefixes=(16_000,), models=(LARGE,), run_id="former")
+    former = {"run_id": "former", "coefficients": [default | {"expected": {}}]}
+    alone = synthetic.write_run(tmp_path / "former", rows, config=former)
+    left = sort_runs([experiments[0], load_experiment([alone])])
+    assert (len(left.holdouts), left.aside) == (0, 1)
+    assert main(["laws", str(runs["here"]), str(alone)]) == 2
+    told = capsys.readouterr().err
+    assert "nothing is held out" in told
+    assert "--every judges the 1 hold-out frozen for forms that are fitted otherwise now" in told
+    assert main(["laws", str(runs["here"]), str(alone), "--every"]) == 0
+    assert "larger P" in capsys.readouterr().out
+    rows = synthetic.stream()
+    config = {"run_id": rows[0]["run_id"], "coefficients": [LAW, former_law]}
+    stream = synthetic.write_run(tmp_path / "stream", rows, config=config)
+    for every, laws in ((False, {"interaction"}), (True, {"interaction", DEFAULT_LAW})):
+        (found,) = sort_runs([experiments[0], load_experiment([stream])], every=every).streams
+        assert set(found.laws.values()) == laws
 
 
 def test_every_held_out_cell_is_of_one_kind(study: Study) -> None:

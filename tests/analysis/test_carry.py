@@ -156,7 +156,8 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     for size in (512, 4096):
         (several / f"manifest-v{size}.json").write_text("{}")
     for other, message in (
-        (tmp_path / "none", "is neither a run nor a token cache"),
+        (tmp_path / "none", "none is not there: name a run on the other text, or its token cache"),
+        (tmp_path, "is neither a run nor a token cache"),
         (old, "is from before its counts were taken: build its text"),
         *((folder, "is damaged") for folder in broken),
         (several, "is the cache of several vocabularies: name one, such as"),

@@ -1,5 +1,6 @@
 """The law of a text of which nothing is known, and the answer that it gives where no coefficients are named."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from analysis.coefficients import Coefficients, fit_law
 from analysis.tables import load_experiment
 from analysis.typical import ANY, typical
 from analysis.verdict import TYPICAL, TYPICAL_PILOTED
+from tune_dd.artifacts import write_json
 from tune_dd.errors import UserError
-from tune_dd.laws import DEFAULT_LAW, LAWS
+from tune_dd.laws import DEFAULT_LAW, FLOORED_SLOPE, LAWS
 
 SLOPES = (0.6, 0.74, 0.9)
 POINT = ["--params", "163840", "--unique-tokens", "16k", "--sampled-tokens", "262144"]
@@ -48,7 +50,8 @@ def test_it_is_the_mean_of_the_texts_and_its_interval_is_their_spread(fitted: li
     slopes = [each.coefficients["B"] for each in fitted]
     assert found.coefficients["B"] == pytest.approx(np.mean(slopes))
     assert (found.regime, found.law, len(found.draws)) == (ANY, "floored", 60)
-    assert Coefficients.from_dict(found.to_dict()) == found
+    assert found.expected == {"B": FLOORED_SLOPE}
+    assert Coefficients.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     advice = advise(found, 163_840, [(16e3, 262_144)]).iloc[0]
     each = [float(one.predict(163_840, 16e3, 262_144)) for one in fitted]
     assert advice["low"] < min(each) < advice["dropout"] < max(each) < advice["high"]
@@ -106,6 +109,17 @@ def test_advice_without_coefficients_is_what_texts_have_on_average(capsys: pytes
     assert "OUTSIDE" in capsys.readouterr().out
 
 
+def test_coefficients_of_a_former_fit_of_the_default_form_are_told_so(
+    fitted: list[Coefficients], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    law = tmp_path / "coefficients.json"
+    for expected, told in (({"B": FLOORED_SLOPE}, False), ({"B": (0.74, 0.22)}, True), ({}, True)):
+        write_json(law, replace(fitted[0], expected=expected).to_dict())
+        assert main(["advise", "--coefficients", str(law), *POINT]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert ("these coefficients were fitted when other values were expected of the floored law" in out) == told
+
+
 def test_the_file_is_the_mean_of_the_saved_calibrations() -> None:
     saved = Path(__file__).parents[2] / "ray_results" / "saved"
     study = sort_runs([load_experiment([file.parent]) for file in sorted(saved.glob("**/metrics.jsonl"))])
@@ -129,12 +143,19 @@ def test_the_mean_of_texts_is_carried_by_trials_and_not_by_counts(
     assert main(words) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "carried from any text by" in out
-    assert main(["carry", str(TYPICAL_FILE), pilot, "--out", str(tmp_path / "named")]) == 0
+    assert "the interval is what the texts differ by once each is scaled to these trials" in out
+    assert "the texts' spread" not in out
+    assert main(["carry", str(TYPICAL_FILE), "--out", str(tmp_path / "named"), pilot]) == 0
     assert read_coefficients(tmp_path / "carried") == read_coefficients(tmp_path / "named")
     assert main(["advise", "--coefficients", str(tmp_path / "carried"), *POINT]) == 0
     advised = " ".join(capsys.readouterr().out.split())
     assert "pydocs, P = 164k" in advised
     assert "nothing was trained" not in advised
-    cache = str(tmp_path / ".cache" / "dropout_decay_own")
-    assert main(["carry", cache, "--out", str(tmp_path / "none")]) == 2
+    cache = tmp_path / ".cache" / "dropout_decay_own"
+    assert main(["carry", str(cache), "--out", str(tmp_path / "none")]) == 2
+    assert "dropout_decay_own is not there" in capsys.readouterr().err
+    cache.mkdir(parents=True)
+    assert main(["carry", str(cache), "--out", str(tmp_path / "none")]) == 2
     assert "name a pilot as TEXT, or RUN before it" in capsys.readouterr().err
+    assert main(["carry", str(TYPICAL_FILE), str(cache), "--out", str(tmp_path / "none")]) == 2
+    assert "RUN before it" not in capsys.readouterr().err

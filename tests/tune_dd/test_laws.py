@@ -246,7 +246,7 @@ def test_the_reference_s_published_paths_are_nearly_of_the_pinned_form(name: str
 def test_the_reference_s_published_paths_are_nearly_of_the_floored_form_with_the_slope_of_small_models(
     name: str, within: float
 ) -> None:
-    """One coefficient: B is what seventeen texts have on average, at a hundredth of the size."""
+    """One coefficient: B is what small models have, at a hundredth of the size."""
     n_params, prefixes, stage_tokens, published = PUBLISHED[name]
     law, sampled = get_law("floored"), stage_tokens * np.arange(1, len(prefixes) + 1)
     slope, constant = law.design(n_params, prefixes, sampled).T
