@@ -19,7 +19,7 @@ from analysis.paper.studies import Study, find_studies
 from analysis.report import calibration_rows
 from analysis.targets import make_targets, regret_floors
 from analysis.verdict import winner
-from tune_dd.laws import DEFAULT_LAW, LAWS
+from tune_dd.laws import DEFAULT_LAW, FLOORED_SLOPE, LAWS
 
 
 def test_no_table_mixes_classes_and_every_caption_names_its_own(
@@ -175,6 +175,26 @@ def test_forms_are_summed_up_by_model_over_the_cells_that_most_were_frozen_for(s
             ["", "odds", "1 of 1", "0.3000", "0.2500", "0.100", "1.00"],
         ],
     ]
+    own = [frame.replace({"law": {"odds": "floored"}}) for frame in frames[:1]]
+    former = [frame.replace({"law": {"odds": "former_floored"}}) for frame in frames[1:]]
+    judged = holdouts.judged_together(list(zip(named, [*own, *former], strict=True)))
+    assert set(judged["study"]) == {"0"}, (
+        "of the default form's own, where it was frozen for any, however few forms were"
+    )
+
+
+def test_a_form_whose_fits_expected_something_else_is_called_former(
+    studies: list[Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study,) = [study for study in studies if study.regime == "tinystories"]
+    (said,) = holdouts.read_predictions(tuple(study.analysis.experiment.folders))
+    for expected, name in (({"B": list(FLOORED_SLOPE)}, "floored"), ({"B": [0.74, 0.22]}, "former_floored")):
+        frozen = [{"law": "floored", "expected": expected}, {"law": "odds"}]
+        entries = [entry | {"law": law} for entry in said["predictions"] for law in ("floored", "odds")]
+        data = {"coefficients": frozen, "predictions": entries}
+        monkeypatch.setattr(holdouts, "read_predictions", lambda folders, data=data: [data])
+        frame = holdouts.held_out_cells(study)
+        assert frame["law"].value_counts().to_dict() == {name: 2, "odds": 2}
 
 
 def test_laws_are_put_side_by_side_beyond_what_they_were_fitted_to(synthetic: ModuleType, tmp_path: Path) -> None:
