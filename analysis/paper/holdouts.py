@@ -213,7 +213,8 @@ def together_table(evidence: str, found: Sequence[tuple[Study, pd.DataFrame]]) -
         name=f"holdouts-together-{evidence}",
         caption=(
             "Laws frozen before the cells were trained, by the model that these are of, over the cells that most "
-            f"forms (the default among them, where it was for any) were frozen for: {FIGURES}{class_words([study for study, _ in found])}",
+            f"forms (the default among them, where it was for any) were frozen for: {FIGURES}"
+            f"{class_words([study for study, _ in found])}",
         ),
         header=("model", *HEADER),
         align="llrrrrr",
