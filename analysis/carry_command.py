@@ -46,7 +46,7 @@ def carry_command(arguments: Sequence[str]) -> int:
     elif run is None:
         raise UserError(f"{options.text} is no run with read-outs: train a pilot on that text and name its run")
     else:
-        carried = carry_by_run(fitted, run)
+        carried = _by_trials(fitted, run)
     carried = replace(carried, regime=options.regime or carried.regime)
     make_folder(options.out)
     file = options.out / COEFFICIENTS
@@ -58,7 +58,7 @@ def carry_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def carry_by_run(fitted: Coefficients, run: Path) -> Coefficients:
+def _by_trials(fitted: Coefficients, run: Path) -> Coefficients:
     """A law as one of the text of a run, by that run's trials.
 
     Raises:
