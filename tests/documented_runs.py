@@ -69,7 +69,7 @@ _SAMPLE = ".../{REGIME}/*.parquet"
 _STREAM = (
     f"{SWEEP} {{REGIME}} --scale pocket --device cpu --corpus-glob '{_SAMPLE}' --phase stream --models L2_H2_D64 "
     f"{_FROZEN} --law floored_capped --law saturating_capped --law interaction "
-    "--dropouts 0.1,0.15,0.2,0.3 --seeds 90,91,92,93,94"
+    "--dropouts 0.1,0.15,0.2,0.3 --seeds 95,96,97,98,99"
 )
 _SEARCH = f"{SWEEP} {{REGIME}} --scale pocket --device cpu --phase search --models L2_H2_D64 --coefficients"
 _ADVICE = "python -m analysis advise --coefficients"
