@@ -170,8 +170,9 @@ def optimum_figure(evidence: str, studies: Sequence[Study]) -> Figure:
         name=f"optimum-{evidence}",
         caption=(
             "Best dropout against unique tokens U, a colour per number of sampled tokens C, a panel per corpus and "
-            "model. Bars: intervals at the 95 % level; hollow triangles: censored cells, the bar reaching to "
-            f"the bound; lines: the fitted law. {class_words(studies)}",
+            f"model (of more than {figures.PAGE} such, per corpus, its largest model). Bars: intervals at the 95 % "
+            "level; hollow triangles: censored cells, the bar reaching to the bound; lines: the fitted law. "
+            f"{class_words(studies)}",
         ),
         draw=lambda canvas: figures.draw_optima(canvas, data),
         size=figures.grid_size(len(data), 1.6, figures.columns_of(len(data))),

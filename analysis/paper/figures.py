@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WIDTH = 6.4  # inches, the paper's text
 HEIGHT = 8.6  # inches, of a page with the figure's caption
 COLUMNS, MANY, NARROW = 4, 16, 5  # panels in a row, and where there are more than so many of them
+PAGE = 30  # panels that are still read on one page
 STREAM_COLUMNS = 2  # their axes have long labels
 MARKERS = ("o", "s", "D", "P", "X", "p", "h", "*")  # triangles mean that a cell is censored
 STAND_IN = {"censored_low": "v", "censored_high": "^"}
@@ -65,14 +66,19 @@ Optima = list[tuple[str, pd.DataFrame]]  # title, frame of ``optimum_data``
 
 
 def optimum_frames(studies: Sequence[Study]) -> Optima:
-    """A panel per corpus and model, the models by size."""
+    """A panel per corpus and model, the models by size; of more than a page holds, each corpus' largest model's."""
     frames = []
     for study in studies:
         groups = study.analysis.selection.groupby(["n_params", "phase", "model"], sort=True)
         for (_, _, model), cells in groups:
             data = optimum_data(cells, study.analysis.coefficients, "unique_tokens", "sampled_tokens")
-            frames.append((f"{study.title}\n{model}", data))
-    return frames
+            frames.append((study.title, int(cells["n_params"].iloc[0]), (f"{study.title}\n{model}", data)))
+    if len(frames) > PAGE:
+        largest: dict[str, int] = {}
+        for corpus, n_params, _ in frames:
+            largest[corpus] = max(n_params, largest.get(corpus, 0))
+        frames = [each for each in frames if each[1] == largest[each[0]]]
+    return [panel for _, _, panel in frames]
 
 
 def draw_optima(canvas: Canvas, frames: Optima) -> None:

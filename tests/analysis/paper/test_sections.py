@@ -357,6 +357,16 @@ def test_no_panel_cuts_what_another_scale_would_show(studies: list[Study]) -> No
         assert high > shown.max().max()
 
 
+def test_of_more_panels_than_a_page_holds_each_corpus_largest_model_stays(
+    studies: list[Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = next(study for study in studies if study.chain is not None)
+    every = [title for title, _ in figures.optimum_frames([chain])]
+    assert len(every) == 2
+    monkeypatch.setattr(figures, "PAGE", 1)
+    assert [title for title, _ in figures.optimum_frames([chain])] == every[-1:], "the models stand by size"
+
+
 def test_several_studies_of_a_text_are_told_apart(synthetic: ModuleType, tmp_path: Path) -> None:
     for name in ("1", "2"):
         synthetic.write_finished(tmp_path / "pydocs-stream-pocket" / name, synthetic.stream())
