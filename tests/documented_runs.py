@@ -141,7 +141,7 @@ STUDY: list[Run] = [
         ),
         prints=r"The floored form fitted to 3 texts together",
     ),
-    Run(f"python -m analysis advise {_POINT}", prints=r"nothing was calibrated on your text"),
+    Run(f"python -m analysis advise {_POINT}", prints=r"nothing was trained on your text"),
     Run(
         f"{_ADVICE} FOLDER {_POINT}",
         put={"FOLDER": "piloted"},
