@@ -20,11 +20,11 @@ from analysis.coefficients import Coefficients, fit_law
 from analysis.comparison import BEST_STATIC, METRICS, compare, outcomes
 from analysis.foretell import Text, comparable, text_of
 from analysis.holdout import BASELINES, RIVALS
-from analysis.pilot import Split, measure_scale, split
+from analysis.pilot import Split, split
 from analysis.report import calibration_rows
 from analysis.tables import POINT, Experiment
 from analysis.targets import Targets, make_targets, regret_floors
-from analysis.texts import Place, compare_texts
+from analysis.texts import Place, compare_texts, pilot_scale
 from analysis.typical import ANY, typical
 from analysis.verdict import CARRIED, PILOTED, TYPICAL, TYPICAL_PILOTED
 from tune_dd.errors import UserError
@@ -215,12 +215,8 @@ def _ways(fitted: Coefficients, other: Split, here: Text | None, there: Text | N
 
 def _piloted(fitted: Coefficients, other: Split) -> Coefficients | None:
     """A law carried by another text's pilot; None where there is none, or it tells this form nothing."""
-    if other.pilot is None:
-        return None
-    try:
-        return scaled(fitted, measure_scale(fitted, other.pilot)[0])
-    except UserError:
-        return None
+    scale, *_ = pilot_scale(fitted, other)
+    return None if np.isnan(scale) else scaled(fitted, scale)
 
 
 def judge_texts(study: Study, *, law: str = LAWS[DEFAULT_LAW].cells, seed: int = 0) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def laws_command(arguments: Sequence[str]) -> int:
             + (f"; --every judges the {former}" if study.aside else "")
         )
     console = make_console()
-    if study.aside and not options.every:
+    if study.aside:
         console.print(f"Left out: {former}; --every judges them too.", soft_wrap=True)
     for kind, rows in cells.groupby("kind", sort=False) if len(cells) else ():
         what = f"Regret on {rows['n_cells'].iloc[0]} held-out cells, nats per token: {kind}"

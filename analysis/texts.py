@@ -40,7 +40,7 @@ def compare_texts(
             continue
         judged = cells[second].cells
         scale, scale_low, scale_high = _foretold(texts.get(first), texts.get(second))
-        piloted, low, high = _piloted(laws[first], cells[second])
+        piloted, low, high = pilot_scale(laws[first], cells[second])
         scales = np.array([1.0, scale, piloted, *SCALES])
         tried = regrets(laws[first], judged, np.nan_to_num(scales, nan=1.0))
         tried[np.isnan(scales)] = np.nan
@@ -74,7 +74,7 @@ def _foretold(here: Text | None, there: Text | None) -> tuple[float, float, floa
     return 10.0**decades, *interval(decades, rule)
 
 
-def _piloted(law: Coefficients, other: Split) -> tuple[float, float, float]:
+def pilot_scale(law: Coefficients, other: Split) -> tuple[float, float, float]:
     """The scale that a pilot measures and its interval, NaN where there is none or it tells nothing."""
     if other.pilot is None:
         return np.nan, np.nan, np.nan

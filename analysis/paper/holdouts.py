@@ -54,12 +54,7 @@ def held_out_cells(study: Study) -> pd.DataFrame:
     """
     columns = ["law", "model", "unique_tokens", "sampled_tokens", "dropout", "low", "high"]
     folders = tuple(study.analysis.experiment.folders)
-    entries = [
-        entry | {"law": _named(entry.get("law"), data)}
-        for data in read_predictions(folders)
-        for entry in data["predictions"]
-        if "stage" not in entry
-    ]
+    entries = [entry for data in read_predictions(folders) for entry in _named(data) if "stage" not in entry]
     entries = [entry for entry in entries if set(columns[1:5]) <= set(entry)]
     if not entries or study.analysis.selection.empty:
         return pd.DataFrame()
@@ -81,10 +76,13 @@ def held_out_cells(study: Study) -> pd.DataFrame:
     return merged
 
 
-def _named(law: str | None, predicted: Mapping[str, Any]) -> str | None:
-    """A predicting law's name; with a word before it where fits expected other coefficients of its form then."""
-    former = {str(record["law"]) for record in predicted.get("coefficients", ()) if not as_now(record)}
-    return f"{FORMER}{law}" if law in former else law
+def _named(predicted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The predictions; a law's name with a word before it where fits expected other coefficients of its form then."""
+    former = {record["law"] for record in predicted.get("coefficients", ()) if not as_now(record)}
+    return [
+        entry | {"law": f"{FORMER}{entry['law']}"} if entry.get("law") in former else entry
+        for entry in predicted["predictions"]
+    ]
 
 
 def judged_together(found: Sequence[tuple[Study, pd.DataFrame]]) -> pd.DataFrame:
@@ -93,8 +91,8 @@ def judged_together(found: Sequence[tuple[Study, pd.DataFrame]]) -> pd.DataFrame
     Where the default form was frozen for any of them, of those.
     """
     cells = pd.concat([frame.assign(study=study.name) for study, frame in found], ignore_index=True)
-    default = cells["law"].map(lambda law: law in LAWS and LAWS[law].cells == LAWS[DEFAULT_LAW].cells)
-    with_default = default.groupby([cells[key] for key in ("study", *KEYS)]).transform("any")
+    cells["default"] = [law in LAWS and LAWS[law].cells == LAWS[DEFAULT_LAW].cells for law in cells["law"]]
+    with_default = cells.groupby(["study", *KEYS])["default"].transform("any")
     cells = cells[with_default] if with_default.any() else cells
     forms = cells.groupby(["study", *KEYS])["law"].transform("nunique")
     judged: pd.DataFrame = cells[forms == forms.max()]
