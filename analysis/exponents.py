@@ -178,8 +178,13 @@ def fit_text(calibration: Targets, form: Law, *, seed: int = 0) -> dict[str, flo
     return dict(zip(form.coefficients, beta.tolist(), strict=True))
 
 
-def judge(texts: Mapping[str, Text], forms: Mapping[str, Law]) -> pd.DataFrame:
+def judge(
+    texts: Mapping[str, Text], forms: Mapping[str, Law], known: Mapping[str, Mapping[str, float]] | None = None
+) -> pd.DataFrame:
     """Each text's law, of its own form, on its own hold-outs.
+
+    Args:
+        known: each text's coefficients; by default they are fitted to its calibration.
 
     Returns one row per held-out cell beyond the calibration: text, kind, regret and corrected (less the floor), nats
     per token.
@@ -189,7 +194,7 @@ def judge(texts: Mapping[str, Text], forms: Mapping[str, Law]) -> pd.DataFrame:
         if text.held is None:
             continue
         form = forms[name]
-        coefficients = fit_text(text.calibration, form)
+        coefficients = fit_text(text.calibration, form) if known is None else known[name]
         for fit, floor in zip(text.held.fits, text.floors, strict=True):
             cell = (fit.n_params, fit.unique_tokens, fit.sampled_tokens)
             if (kind := kind_beyond(text.calibration, *cell)) is not None:
@@ -205,3 +210,13 @@ def leave_one_out(texts: Mapping[str, Text], passes: float) -> tuple[pd.DataFram
         shared = fit_shared([text for other, text in texts.items() if other != name], passes)
         forms[name], floors[name] = floored(shared.floor, shared.slope), shared.floor
     return judge(texts, forms), floors
+
+
+def judge_joint(texts: Mapping[str, Text], shared: Shared) -> pd.DataFrame:
+    """``judge`` of every text by the joint fit itself, whose coefficients are fitted to the held-out cells too.
+
+    What is left is the form's own misfit; what a law loses beyond that, its calibration did not tell it.
+    """
+    own = zip(texts, shared.slopes.tolist(), shared.constants.tolist(), strict=True)
+    known = {name: {"B": slope, "C0": constant} for name, slope, constant in own}
+    return judge(texts, dict.fromkeys(texts, floored(shared.floor)), known)

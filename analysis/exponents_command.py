@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.exponents import EXPONENTS, fit_shared, leave_one_out, load_texts
+from analysis.exponents import EXPONENTS, fit_shared, judge_joint, leave_one_out, load_texts
 from analysis.terminal import make_console, new_table
 from tune_dd.arguments import OneLineParser
 from tune_dd.artifacts import METRICS
@@ -44,10 +44,11 @@ def exponents_command(arguments: Sequence[str]) -> int:
     table = new_table(f"{what}; exponents, and their range with one text left out", console)
     for name in ("passes", "cost", *EXPONENTS, "B", "sd of ln B"):
         table.add_column(name, justify="right")
-    judged = {}
+    judged, joint = {}, {}
     for passes in tried:
         shared = fit_shared(list(texts.values()), passes)
         judged[passes], floors = leave_one_out(texts, passes)
+        joint[passes] = judge_joint(texts, shared)
         ranges = []
         for name in EXPONENTS:
             each = [getattr(floor, name) for floor in floors.values()]
@@ -60,6 +61,8 @@ def exponents_command(arguments: Sequence[str]) -> int:
         return 0
     told = "Regret (corrected) on hold-outs whose text the exponents had not seen, nats per token"
     console.print_table(_means(judged, told, console))
+    fitted = "The same with exponents, B and C0 fitted to the hold-outs too: what the form itself misses"
+    console.print_table(_means(joint, fitted, console))
     if Floor().passes in judged:
         console.print_table(_texts(judged[Floor().passes], f"{told}, {Floor().passes:g} passes", console))
     return 0

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import fdtrc
 
 from analysis.cells import Cell, Noise, check_table, make_cell, make_cells, pool_noise
@@ -24,6 +25,8 @@ from tune_dd.law import Array
 LEVEL = 0.95
 # Fixed beforehand: a cell whose F test of the dropout effect is not significant at this level has no signal.
 SIGNAL_LEVEL = 0.05
+# Likewise: at this level of the F test of lack of fit a cell's parabola is said to miss its levels.
+LACK_OF_FIT_LEVEL = 0.001
 STATUSES = ("interior", "censored_low", "censored_high", "no_signal")
 
 SUMMARY_KEYS = [
@@ -74,6 +77,8 @@ class CellFit:
         plateau: the dropouts not shown worse than the best: within ``plateau_margin`` nats of it. Empty where
             there is no noise estimate and no margin was given.
         p_value: F test of the dropout effect with seeds as blocks.
+        rough: whether the quadratic misses the levels of its window by more than noise does (F test of lack of fit at
+            ``LACK_OF_FIT_LEVEL``): the optimum, its interval and regrets are then read off a curve that is not there.
         improvement: loss at p = 0 less loss at the best other dropout (negative where 0 is best), with a
             95 % interval that holds whichever dropout was selected as the best.
         disagreement: cubic less quadratic optimum.
@@ -106,6 +111,7 @@ class CellFit:
     plateau_margin: float
     status: str
     p_value: float
+    rough: bool
     improvement: float
     improvement_low: float
     improvement_high: float
@@ -206,6 +212,14 @@ def fit_cell(cell: Cell, noise: Noise, margin: float | None, n_bootstrap: int, s
     cubic = fit_curve(levels, dropouts, counts, 3) if can_fit(len(dropouts), 3) else None
     if quadratic is None:
         notes.append("two dropouts: no curve can be fitted")
+    rough = quadratic is not None and noise.known and _lack_of_fit(cell, noise, quadratic) < LACK_OF_FIT_LEVEL
+    if rough and quadratic is not None:
+        inside = _inside(cell, quadratic)
+        farthest = np.abs(levels - quadratic.loss(dropouts))[inside].max()
+        notes.append(
+            f"the parabola misses a level by {farthest:.3f} nats, more than noise does: the optimum and what is read "
+            f"off that curve are rough; add dropouts between {quadratic.low:g} and {quadratic.high:g}"
+        )
     fitted = quadratic.optimum if quadratic else float(dropouts[best])
     optima = [curve.optimum for curve in (quadratic, cubic) if curve]
     draws = level_draws(cell, noise, n_bootstrap, cell_rng(cell, seed)) if noise.known else None
@@ -248,6 +262,7 @@ def fit_cell(cell: Cell, noise: Noise, margin: float | None, n_bootstrap: int, s
         plateau_margin=margin,
         status=status,
         p_value=p_value,
+        rough=rough,
         improvement=improvement,
         improvement_low=improvement_low,
         improvement_high=improvement_high,
@@ -278,6 +293,21 @@ def _margin(cell: Cell, noise: Noise, margin: float | None) -> tuple[float, floa
     typical = float(len(cell.counts) / np.sum(1.0 / cell.counts))  # harmonic mean of the seeds behind a level
     standard_error = noise.sd * np.sqrt(2.0 / typical) if noise.known else float("nan")
     return standard_error, standard_error if margin is None else margin
+
+
+def _inside(cell: Cell, curve: Curve) -> NDArray[np.bool_]:
+    """(P,) which of the cell's dropouts the curve was fitted on."""
+    return np.asarray((cell.dropouts >= curve.low) & (cell.dropouts <= curve.high))
+
+
+def _lack_of_fit(cell: Cell, noise: Noise, curve: Curve) -> float:
+    """p of the F test that the levels lie about the curve as noise puts them; 1 where it goes through all of them."""
+    inside = _inside(cell, curve)
+    df = int(inside.sum()) - len(curve.coefficients)
+    if df < 1 or noise.sd == 0:
+        return 1.0
+    misses = cell.levels[inside] - curve.loss(cell.dropouts[inside])
+    return float(fdtrc(df, noise.df, float(cell.counts[inside] @ misses**2) / df / noise.sd**2))
 
 
 def _dropout_effect(cell: Cell, noise: Noise) -> float:

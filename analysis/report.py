@@ -192,6 +192,11 @@ def _compute(experiment: Experiment, folder: Path, settings: Settings, painters:
     trace, untraced = read_trace(experiment.folders)
     if painters is not None:
         painters.begin([picture for _, picture in early_pictures(fits, table, trace)])
+    if rough := sum(each.rough for each in fits):
+        notes.append(
+            f"In {rough} of {len(fits)} cells the losses lie about the fitted curve by more than their noise: what is "
+            "read off it is rough, and model_selection.csv says which dropouts to add."
+        )
     selection = selection_table(fits)
     coefficients, held_out, law_note = fit(selection, static, settings)
     comparison = compare_stream(table, notes, n_bootstrap, seed)

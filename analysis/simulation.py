@@ -48,7 +48,7 @@ def coverage_of_optimum(
 ) -> pd.DataFrame:
     """Per curve: the share of simulated sweeps whose 95 % interval holds the true optimum, the same for the
     improvement over p = 0, the fitted optimum's bias and standard deviation, the interval's mean width, and
-    how often the status was interior.
+    how often the status was interior and the parabola was said to miss its levels.
     """
     rows: list[dict[str, object]] = []
     for name, curve in CURVES.items():
@@ -73,6 +73,7 @@ def coverage_of_optimum(
                     [fit.improvement_low <= gains.max() <= fit.improvement_high for fit in fits]
                 ),
                 "interior": np.mean([fit.status == "interior" for fit in fits]),
+                "rough": np.mean([fit.rough for fit in fits]),
                 "sweeps": n_sweeps,
             }
         )

@@ -210,6 +210,23 @@ def test_dropouts_that_share_no_seed_are_left_out_and_named() -> None:
     assert cell.dropouts.tolist() == [0.0, 0.1, 0.2, 0.3, 0.4]
 
 
+def test_a_parabola_that_misses_its_levels_says_so() -> None:
+    """Once in a thousand by chance; and not where losses jump by more than they scatter."""
+    by_chance = [cell_fit(sweep(CURVE, seed=seed), n_bootstrap=10).rough for seed in range(100)]
+    assert np.mean(by_chance) <= 0.02
+    jumps = sweep(lambda p: float(CURVE(p)) + 0.2 * (p == 0.3), seed=3)
+    fit = cell_fit(jumps)
+    assert fit.rough
+    (note,) = fit.notes
+    inside = (fit.dropouts >= fit.quadratic.low) & (fit.dropouts <= fit.quadratic.high)
+    farthest = np.abs(fit.levels - fit.quadratic.loss(fit.dropouts))[inside].max()
+    assert f"misses a level by {farthest:.3f} nats" in note
+    assert note.endswith(f"add dropouts between {fit.quadratic.low:g} and {fit.quadratic.high:g}")
+    assert not cell_fit(jumps[jumps["seed"] == 0]).rough  # nothing tells its noise
+    three = cell_fit(jumps[jumps["dropout"].isin([0.2, 0.3, 0.4])])
+    assert not three.rough  # a parabola goes through any three levels
+
+
 def test_one_seed_says_what_it_cannot_say() -> None:
     fit = cell_fit(sweep(CURVE, n_seeds=1))
     assert np.isnan([fit.fitted_low, fit.fitted_high, fit.improvement_low, fit.p_value, fit.standard_error]).all()

@@ -293,6 +293,19 @@ def test_one_dropout_is_refused_and_a_cell_under_way_left_out(synthetic: ModuleT
     assert sum("U=4000" in note for note in found.notes) == 4
 
 
+def test_losses_that_no_parabola_fits_are_told(synthetic: ModuleType, tmp_path: Path) -> None:
+    rows = synthetic.calibration(prefixes=(4_000, 8_000), dropouts=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5))
+    smooth = analyse([synthetic.write_run(tmp_path / "smooth", rows)], n_bootstrap=20, report=False)
+    assert not any("rough" in note for note in smooth.notes)
+    for row in rows:
+        if (row["unique_tokens"], row["dropout"]) == (4_000, 0.3):
+            row["val_loss"] += 0.3
+    found = analyse([synthetic.write_run(tmp_path / "jumps", rows)], n_bootstrap=20, report=False)
+    told = found.selection["notes"].str.contains("the parabola misses a level")
+    assert set(found.selection["unique_tokens"][told]) == {4_000}
+    assert f"In {told.sum()} of {len(told)} cells the losses lie about the fitted curve" in " ".join(found.notes)
+
+
 def test_one_seed_says_what_it_cannot_say(synthetic: ModuleType, tmp_path: Path) -> None:
     rows = synthetic.calibration(seeds=(0,), dropouts=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5))
     found = analyse([synthetic.write_run(tmp_path, rows)], n_bootstrap=50, report=False)
