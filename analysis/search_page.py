@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from analysis.report import Analysis
 
 FLATTERED = (
-    "The best of many points is chosen on the seeds that it is reported on, which flatters it: its lead is a ceiling. "
+    "The best of many points is chosen on the seeds that it is reported on, which flatters it. "
     "Its interval does not charge for the choice. Confirm it on other seeds, as a condition of --phase stream."
 )
 

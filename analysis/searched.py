@@ -1,6 +1,6 @@
 """A search for a schedule: what every point came to, how much the best of them gained, which parameters mattered.
 
-The best of many points is chosen on the seeds that it is reported on, so its value is flattered: a ceiling, to be
+The best of many points is chosen on the seeds that it is reported on, so its value is flattered and to be
 confirmed on other seeds. Methods are in docs/methodology.md.
 """
 

@@ -175,7 +175,7 @@ def search_sentence(search: Searched) -> str:
     path = " ".join(f"{p:.3f}" for p in search.dropouts(best))
     if not len(search.contrasts):
         return f"The search has finished {n} of its points; the best so far is {best['condition']}, {path}."
-    names = {"fitted": "the fitted law", "static": "the fixed dropout that it began with"}
+    names = {"fitted": "the law that it began with", "static": "the fixed dropout that it began with"}
     leads = [
         f"{row['difference']:+.4f}"
         + (f" [{row['low']:+.4f}, {row['high']:+.4f}]" if np.isfinite(row["low"]) else "")
@@ -186,8 +186,8 @@ def search_sentence(search: Searched) -> str:
     loss = "final validation loss" if search.about["objective"] == "final" else "trajectory-mean validation loss"
     return (
         f"Of {n} schedules searched the best is {path} ({best['condition']}): {loss}, in nats per token over "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {' and '.join(leads)}. It was chosen on these seeds and so is "
-        "flattered: this is a ceiling, to be confirmed on others."
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {' and '.join(leads)}. It was chosen on these seeds, which "
+        "flatters it: confirm it on others."
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from analysis.exports import safe_name
-from analysis.paper import bakeoff, cells, holdouts, laws, markdown, reference, search, setup, streams, tex
+from analysis.paper import bakeoff, cells, holdouts, laws, markdown, reference, removed, search, setup, streams, tex
 from analysis.paper.blocks import Block, Figure, Number, Section, plain
 from analysis.paper.figures import render
 from analysis.paper.studies import Study, find_studies
@@ -45,9 +47,9 @@ def build(results: Path, output: Path, docs: Path) -> list[Path]:
         UserError: nothing is saved, a saved run is damaged, a folder cannot be written. Nothing is written before
             everything is computed.
     """
-    studies = find_studies(results)
-    sections = [*(section(studies) for section in SECTIONS), reference.section(studies)]
-    reports = {safe_name(regime): own for regime, own in report_sections(studies).items()}
+    studies, gone = find_studies(results), removed.read_removed(results)
+    sections = [*sections_of(studies, gone), reference.section(studies)]
+    reports = {safe_name(regime): own for regime, own in report_sections(studies, gone).items()}
     paper = paper_files(sections)
     pages = docs_files(reports)
     summary = summarise(studies, sections, reports, sorted(paper), sorted(pages))
@@ -85,12 +87,17 @@ def paper_files(sections: Sequence[Section]) -> dict[str, bytes]:
     return files
 
 
-def report_sections(studies: Sequence[Study]) -> Reports:
+def sections_of(studies: Sequence[Study], gone: pd.DataFrame) -> list[Section]:
+    """What these studies say, and what those that were removed said."""
+    return [*(section(studies) for section in SECTIONS), removed.section(gone, studies)]
+
+
+def report_sections(studies: Sequence[Study], gone: pd.DataFrame) -> Reports:
     """Of each regime its studies and what they say by themselves."""
     reports = {}
     for regime in dict.fromkeys(study.regime for study in studies):
         own = [study for study in studies if study.regime == regime]
-        reports[regime] = own, [section(own) for section in SECTIONS]
+        reports[regime] = own, sections_of(own, gone)
     return reports
 
 

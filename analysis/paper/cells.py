@@ -74,7 +74,8 @@ def optimum_table(evidence: str, studies: Sequence[Study]) -> Table:
         optimum,
         f"optimum-{evidence}",
         "Best dropout after the longest training of each model, with its interval at the 95 % level, by unique tokens "
-        "U. A bound stands where the lowest or highest rate tried did best (a censored cell).",
+        "U. Where the lowest or highest rate tried did best (a censored cell) stands the end of the interval that "
+        "bounds the optimum; 0 where no rate above it is left; no signal where the rates are not shown to differ.",
     )
 
 
@@ -166,12 +167,14 @@ def gain(cited: Cited, row: Row) -> Parts:
 
 def optimum_figure(evidence: str, studies: Sequence[Study]) -> Figure:
     data = figures.optimum_frames(studies)
+    whole = len(data) == sum(1 for study in studies for _ in models_of(study))
+    panels = "corpus and model" if whole else "corpus, of its largest model"
     return Figure(
         name=f"optimum-{evidence}",
         caption=(
-            "Best dropout against unique tokens U, a colour per number of sampled tokens C, a panel per corpus and "
-            f"model (of more than {figures.PAGE} such, per corpus, its largest model). Bars: intervals at the 95 % "
-            "level; hollow triangles: censored cells, the bar reaching to the bound; lines: the fitted law. "
+            f"Best dropout against unique tokens U, a colour per number of sampled tokens C, a panel per {panels}. "
+            "Bars: intervals at the 95 % level; hollow triangles: censored cells, the bar reaching to the bound; "
+            "crosses: cells without a signal; lines: the fitted law. "
             f"{class_words(studies)}",
         ),
         draw=lambda canvas: figures.draw_optima(canvas, data),
@@ -180,13 +183,21 @@ def optimum_figure(evidence: str, studies: Sequence[Study]) -> Figure:
 
 
 def trends(study: Study) -> Iterator[tuple[str, int]]:
-    """Of each model ``U`` and ``C``: the sign of the optimum's move from first cell to last, 0 if none is shown."""
+    """Of each model the sign of the optimum's move from first cell to last, 0 if none is shown.
+
+    ``U``: after the longest training; ``C`` and ``C, largest U``: on the smallest prefix and on the largest.
+    """
     for _, _, cells in models_of(study):
-        last = last_cells(cells).to_dict("records")
-        first = cells[cells["unique_tokens"] == cells["unique_tokens"].min()].sort_values("sampled_tokens")
-        for letter, rows in (("U", last), ("C", first.to_dict("records"))):
-            if len(rows) > 1:
-                yield letter, change(rows[0], rows[-1]) or 0
+        yield from moves("U", last_cells(cells))
+        prefixes = cells["unique_tokens"]
+        yield from moves("C", cells[prefixes == prefixes.min()].sort_values("sampled_tokens"))
+        yield from moves("C, largest U", cells[prefixes == prefixes.max()].sort_values("sampled_tokens"))
+
+
+def moves(by: str, cells: pd.DataFrame) -> Iterator[tuple[str, int]]:
+    rows = cells.to_dict("records")
+    if len(rows) > 1:
+        yield by, change(rows[0], rows[-1]) or 0
 
 
 def tally(studies: Sequence[Study], letter: str, sign: int) -> Parts:
@@ -209,6 +220,8 @@ def movement(studies: Sequence[Study]) -> Parts:
         *tally(studies, "C", 1),
         " and falls in ",
         *tally(studies, "C", -1),
+        "; on the largest it rises in ",
+        *tally(studies, "C, largest U", 1),
         ".",
     )
 
@@ -219,5 +232,7 @@ def abstract(studies: Sequence[Study]) -> Parts:
         *tally(studies, "U", -1),
         " series of cells, and to rise with training on it in ",
         *tally(studies, "C", 1),
-        ".",
+        " on the smallest prefix and ",
+        *tally(studies, "C, largest U", 1),
+        " on the largest.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from analysis.paper.cells import optimum
 from analysis.paper.studies import Study, by_class, class_words
 from analysis.report import calibration_rows
 from analysis.targets import make_targets, regret_floors
-from analysis.verdict import TIED, alike
 from tune_dd.laws import DEFAULT_LAW, LAWS, REFERENCE_LAW
 
 NAME = "holdouts"
@@ -40,7 +38,7 @@ def section(studies: Sequence[Study]) -> Section:
     for evidence, group in by_class([study for study, _ in found]):
         own = [(study, frames[study.name]) for study in group]
         table = together_table(evidence, own)
-        blocks += [Paragraph((Ref(table.name), " sums up what came out. ", *join([lost(own), nearest(own)]))), table]
+        blocks += [Paragraph((Ref(table.name), " sums up what came out. ", *lost(own))), table]
         said = join([sentence(study, frame) for study, frame in own])
         details += [summary_table(evidence, group, frames), Paragraph(said), cell_table(evidence, group, frames)]
     sentences = {"HoldoutsAbstract": lost(found)} if found else {}
@@ -151,23 +149,6 @@ def sentence(study: Study, frame: pd.DataFrame) -> Parts:
             )
         )
     return join(said)
-
-
-def nearest(found: Sequence[tuple[Study, pd.DataFrame]]) -> Parts:
-    """In how many of the studies for which several laws were frozen each has the least mean regret; nothing of one."""
-    counts: Counter[str] = Counter()
-    for _, frame in found:
-        means = frame.groupby("law")["regret"].mean()
-        if len(means) > 1:
-            level = means.index[means <= means.min() + TIED]
-            counts[alike([spoken(str(law)) for law in level])] += 1
-    if not counts:
-        return ()
-    cited, column = hold_outs(found), "regret of predictions.dropout, mean, least"
-    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    said: list[Parts] = [(f"{laws} in ", cited.count(n, column)) for laws, n in order]
-    total = cited.count(sum(counts.values()), column)
-    return ("Of ", total, " studies with several laws the least mean regret is that of ", *join(said, ", "), ".")
 
 
 def lost(found: Sequence[tuple[Study, pd.DataFrame]]) -> Parts:

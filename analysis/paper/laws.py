@@ -13,7 +13,7 @@ from analysis.coefficients import Coefficients
 from analysis.paper.blocks import DASH, Block, Cited, Paragraph, Parts, Ref, Section, Table, join, listed
 from analysis.paper.studies import Study, by_class, class_words
 from analysis.verdict import TIED, alike
-from tune_dd.laws import DEFAULT_LAW
+from tune_dd.laws import DEFAULT_LAW, LAWS
 
 NAME = "laws"
 HOLDOUTS = {
@@ -58,7 +58,7 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
                 column = f"coefficients.{name}"
                 ends = (f"coefficients.intervals.{name}, low", f"coefficients.intervals.{name}, high")
                 value = cited.number(law.coefficients[name], column, 2)
-                values[position] = (value, *cited.interval(*law.intervals[name], ends, 1))
+                values[position] = (value, *cited.interval(*law.intervals[name], ends, 2))
         cells: Parts = (
             cited.count(law.n_cells, "coefficients.n_cells"),
             " of ",
@@ -79,11 +79,22 @@ def coefficient_table(evidence: str, studies: Sequence[Study]) -> Table:
         caption=(
             f"The fitted laws (where no other form is named, {default}): coefficients with intervals at the 95 % "
             "level, cells whose optimum it is fitted to of all, root mean square miss on the former (dropout), scatter "
-            f"of the cells about the law beyond noise (standard deviation, dropout). {class_words(studies)}",
+            f"of the cells about the law beyond noise (standard deviation, dropout).{held_to(studies)} "
+            f"{class_words(studies)}",
         ),
         header=("corpus", *(name.replace("_", " ") for name in names), "cells", "miss", "scatter"),
         align="l" + "l" * len(names) + "lrr",
         groups=[rows],
+    )
+
+
+def held_to(studies: Sequence[Study]) -> str:
+    """What fits hold coefficients to, where they do: an interval is then not of the cells alone."""
+    forms = {law_of(study).law for study in studies}
+    held = dict.fromkeys(name for form in sorted(forms) for name in LAWS[form].expected)
+    return (
+        f" {listed(list(held))} is held to what other texts have: its intervals are of the cells and of that."
+        * bool(held)
     )
 
 
@@ -92,17 +103,19 @@ def optional(value: float | None) -> float:
 
 
 def certainty(studies: Sequence[Study]) -> Parts:
-    """How many coefficients of P, U and C are known by their sign."""
+    """How many coefficients of P, U and C are known by their sign, of those that the cells alone tell."""
     known = total = 0
     for study in studies:
         law = law_of(study)
         for name in law.coefficients:
             low, high = law.intervals[name]
-            if np.isfinite(low) and not name.startswith("C0"):
+            if np.isfinite(low) and not name.startswith("C0") and name not in LAWS[law.law].expected:
                 total += 1
                 known += low > 0 or high < 0
     cited = Cited(studies[0].name if len(studies) == 1 else "all of these studies")
     column = "coefficients.intervals"
+    if not total:
+        return ()
     return (
         "Of the fitted coefficients other than the constant, ",
         cited.count(known, column),
@@ -152,7 +165,8 @@ def pooled_table(evidence: str, studies: Sequence[Study], pooled: pd.DataFrame) 
             "Regret on cells left out of a calibration: the validation loss at the law's dropout over the cell's best, "
             "nats per token, mean over the cells of those studies that leave as many forms determined as any does. "
             "Left out: each cell alone (the other read-outs of its trials stay in), or all cells of a study's largest "
-            f"P, U or C. A dash: the form is not determined without them. {class_words(studies)}",
+            "P, U or C. A dash: the form is not determined without them. What a form holds to be the same for all "
+            f"texts was set on cells like these: it is no stranger to them. {class_words(studies)}",
         ),
         header=("left out", "cells", *(law.replace("_", " ") for law in laws)),
         align="lr" + "r" * len(laws),

@@ -19,7 +19,7 @@ STATIC = ("screen", "confirm", "calibrate")  # phases of fixed rates
 HEADER = ("model (parameters)", "U", "C", "dropout", "seeds", "trials")
 COLUMNS = (
     "U: unique tokens of the training prefix; C: tokens sampled by the read-outs; dropout: rates tried (of a stream: "
-    "paths)."
+    "paths); seeds: of each rate in a cell (of a stream: of each path)."
 )
 
 
@@ -116,9 +116,17 @@ def run_row(cited: Cited, rows: pd.DataFrame) -> list[Parts]:
         ends(cited, rows, "unique_tokens"),
         ends(cited, rows, "sampled_tokens"),
         tried,
-        (cited.count(rows["seed"].nunique(), "metrics.seed, distinct"),),
+        seeds(cited, rows),
         (cited.count(rows["trial_id"].nunique(), "metrics.trial_id, distinct"),),
     ]
+
+
+def seeds(cited: Cited, rows: pd.DataFrame) -> Parts:
+    """Seeds that a rate of a cell (of a stream: a path) was trained on: one number, or the least and the most."""
+    of_rate = rows.groupby(["regime", "model", "condition", "unique_tokens", "sampled_tokens"])["seed"].nunique()
+    column = "metrics.seed, distinct, of each condition and read-out"
+    least, most = (cited.count(int(n), column) for n in (of_rate.min(), of_rate.max()))
+    return (least,) if least.value == most.value else (least, " to ", most)
 
 
 def ends(cited: Cited, rows: pd.DataFrame, column: str) -> Parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.comparison import BEST_STATIC
 from analysis.figures import curve_means
 from analysis.paper import figures
-from analysis.paper.blocks import DASH, Block, Cited, Figure, Paragraph, Parts, Ref, Section, Table, join
+from analysis.paper.blocks import DASH, Block, Cited, Figure, Paragraph, Parts, Ref, Section, Table, join, plain
 from analysis.paper.contrasts import (
     LAW,
     NONE,
@@ -137,11 +137,22 @@ def paths_table(evidence: str, studies: Sequence[Study]) -> Table:
             "Every path over the streams that it ran on: final validation loss less that of the best fixed dropout, "
             "and of the law less that path, nats per token, mean over those streams; and on how many streams interval "
             f"and p (Holm's; of the law its own) show it lower, show neither, show it higher. {class_words(studies)}",
+            *by_hand({name: owners[name] for name in rest}),
         ),
         header=("path", "streams", "less best fixed", *SHOWN_HEADER, "law less path", *SHOWN_HEADER),
         align="lrrrrrrrrr",
         groups=[rows],
     )
+
+
+def by_hand(owners: Mapping[str, Sequence[Study]]) -> Parts:
+    """The rates of the paths that have the same ones on every stream: those that nobody fitted."""
+    said: list[Parts] = []
+    for condition, own in owners.items():
+        rates = [dropouts(study, condition) for study in own]
+        if len(own) > 1 and len({plain(each) for each in rates}) == 1:
+            said.append((f"{path_name(condition)} has ", *rates[0]))
+    return (" By stage ", *join(said, ", "), ".") if said else ()
 
 
 SHOWN_HEADER = ("lower", "not shown", "higher")
@@ -293,18 +304,26 @@ def decays(studies: Sequence[Study]) -> Parts:
 
 
 def order_sentence(studies: Sequence[Study]) -> Parts:
-    """Whether the order of the law's rates matters: the law less its reverse."""
-    rows = [row for study in studies if (row := against(study, LAW, REVERSED))]
+    """Whether the order of the law's rates matters: the law less its reverse, by model."""
+    rows: dict[tuple[int, str], list[Row]] = {}
+    for study in studies:
+        if row := against(study, LAW, REVERSED):
+            table = study.analysis.experiment.table
+            stream = table[table["phase"] == "stream"].iloc[0]
+            rows.setdefault((int(stream["n_params"]), str(stream["model"])), []).append(row)
     if not rows:
         return ("No stream was run with the law reversed.",)
     cited = Cited(studies[0].source("stream") if len(studies) == 1 else "all streams")
-    return (
-        "Its rates in reverse are shown to end higher than it on ",
-        cited.count(int(signs(rows)[-1]), "comparison, by interval and Holm's p"),
-        " of ",
-        cited.count(len(rows), "comparison"),
-        ".",
-    )
+    said: list[Parts] = [
+        (
+            cited.count(int(signs(own)[-1]), f"comparison, by interval and Holm's p, {model}"),
+            " of ",
+            cited.count(len(own), f"comparison, {model}"),
+            f" of {model}",
+        )
+        for (_, model), own in sorted(rows.items())
+    ]
+    return ("The law's rates in reverse are shown to end higher than the law on ", *join(said, ", "), ".")
 
 
 def predicted(studies: Sequence[Study]) -> Parts:

@@ -177,8 +177,8 @@ def test_the_page_and_the_terminal_say_that_the_best_is_flattered(
     assert page.count('<div role="img"') == 6
     print_tables(result)
     out = " ".join(capsys.readouterr().out.split())
-    assert "so is flattered: this is a ceiling" in out
-    assert "from the fitted law and" in out
+    assert "which flatters it: confirm it on others" in out
+    assert "from the law that it began with and" in out
     written = json.loads((run / "search.json").read_text())
     assert len(written["points"]) == 30
     assert [row["baseline"] for row in written["contrasts"]] == ["fitted", "static"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from analysis.paper.build import build
+from analysis.paper.removed import FILE
 from analysis.paper.studies import Study, find_studies
 from analysis.saved import save
 from tune_dd.artifacts import write_json
@@ -16,6 +17,13 @@ from tune_dd.regimes import ModelSpec
 from tune_dd.trial import Stage
 
 SMALL = ModelSpec(1, 2, 32)
+REMOVED = """run,evidence,regime,model,law,seeds,n_pairs,difference,low,high,p_paired_t,removed_by
+pydocs-stream-pocket/a,rehearsal,pydocs,L2_H2_D64,interaction,20-24,5,-0.02,-0.03,-0.01,0.01,abc
+pydocs-stream-pocket/b,rehearsal,pydocs,L2_H2_D64,interaction,30-34,5,-0.01,-0.03,-0.001,0.2,abc
+pydocs-stream-pocket/c,rehearsal,pydocs,L1_H2_D32,onset,30-34,5,0.02,0.01,0.03,0.01,def
+owt-stream-pocket/d,rehearsal,owt,L1_H2_D32,onset,30-34,5,0.02,0.01,0.03,0.01,def
+pydocs-stream-full/e,run,pydocs,L1_H2_D32,onset,30-34,5,0.02,0.01,0.03,0.01,def
+"""
 
 
 def calibration(synthetic: ModuleType, **changes: Any) -> list[dict[str, Any]]:
@@ -63,6 +71,7 @@ def results(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     search = storage / "pydocs-search-pocket" / "8"
     write_search(synthetic, search)
     save([chain, held, search], saved)
+    (saved / FILE).write_text(REMOVED)
     return saved
 
 

@@ -15,8 +15,9 @@ from tests_support import REFUSE_TORCH_AND_RAY, REPOSITORY
 from analysis.paper import markdown, tex
 from analysis.paper.__main__ import main
 from analysis.paper.blocks import Table, plain
-from analysis.paper.build import SECTIONS, build
+from analysis.paper.build import SECTIONS, build, sections_of
 from analysis.paper.contrasts import paths
+from analysis.paper.removed import read_removed
 from analysis.paper.studies import Study
 from analysis.report import analyse
 from tune_dd.artifacts import read_json
@@ -70,20 +71,24 @@ def test_every_number_is_shown_and_knows_its_run_and_column(results: Path, built
         assert number["source"] in runs or not number["source"].count("/") or "doi" in number["source"], number
 
 
-def test_what_is_listed_in_full_is_in_the_reports_and_not_in_the_paper(studies: list[Study], built: Path) -> None:
+def test_what_is_listed_in_full_is_in_the_reports_and_not_in_the_paper(
+    results: Path, studies: list[Study], built: Path
+) -> None:
     paper = "".join(path.read_text() for path in (built / "paper" / "generated").glob("*.tex"))
     pages = "".join(path.read_text() for path in (built / "docs").glob("*.md"))
     own = [[study for study in studies if study.regime == regime] for regime in ("pydocs", "tinystories")]
-    sections = [section(group) for group in own for section in SECTIONS]
+    sections = [section for group in own for section in sections_of(group, read_removed(results))]
     found = [block for section in sections for block in section.details if isinstance(block, Table)]
     names = {table.name.removesuffix("-rehearsal") for table in found}
-    assert names == {"runs", "plateau", "heldout-studies", "stream-paths", "holdouts", "holdout-cells", "search"}
+    assert names == {
+        *("runs", "plateau", "heldout-studies", "stream-paths", "holdouts", "holdout-cells", "search", "removed-runs")
+    }
     for table in found:
         caption = plain(table.caption).split(":")[0].split(" (")[0]
         assert caption in pages
         assert caption not in paper
         assert f"tab:{table.name}}}" not in paper
-    assert paper.count("\\begin{table}") < 13
+    assert paper.count("\\begin{table}") < 14
 
 
 def test_the_abstract_is_read_in_a_minute(built: Path) -> None:
@@ -156,7 +161,7 @@ def test_what_is_not_saved_is_left_out_and_what_is_removed_goes(results: Path, b
         shutil.rmtree(tmp_path / "saved" / name)
     build(tmp_path / "saved", tmp_path / "paper", tmp_path / "docs")
     assert {path.name for path in (tmp_path / "paper" / "generated").iterdir()} == {
-        *("macros.tex", "setup.tex", "cells.tex", "laws.tex", "reference.tex")
+        *("macros.tex", "setup.tex", "cells.tex", "laws.tex", "reference.tex", "removed.tex")
     }
     assert [path.name for path in (tmp_path / "paper" / "figures").iterdir()] == ["optimum-rehearsal.pdf"]
     macros = (tmp_path / "paper" / "generated" / "macros.tex").read_text()

@@ -18,7 +18,7 @@ from analysis.paper.blocks import DASH, MINUS, Number, Table, plain
 from analysis.paper.studies import Study, find_studies
 from analysis.report import calibration_rows
 from analysis.targets import make_targets, regret_floors
-from analysis.verdict import winner
+from analysis.verdict import stream_leader, winner
 from tune_dd.laws import DEFAULT_LAW, FLOORED_SLOPE, LAWS
 
 
@@ -297,12 +297,13 @@ def test_forms_that_lead_stand_beside_the_reference_form(studies: list[Study]) -
 
 def test_on_streams_the_leader_is_held_against_the_reference_form_where_both_ran(studies: list[Study]) -> None:
     assert plain(bakeoff.ahead_on_streams(STREAMS)) == (
-        "On streams the mean of onset capped is the lowest: over 2 that both ran on it ends −0.045 (the reference form "
-        "−0.020) nats per token from the best fixed dropout on average, within 0.01 of the best path on 2 (1)."
+        "On streams onset capped has the lowest mean: over 2 that both ran on it ends −0.045 (the reference form "
+        "−0.020) nats per token from the best fixed dropout on average; less than 0.01 above the best of all paths "
+        "there on 2 (the reference form on 1)."
     )
     alone = STREAMS[STREAMS["law"] == "interaction"]
     told = plain(bakeoff.ahead_on_streams(alone))
-    assert told.startswith("On streams the mean of interaction is the lowest: over 3 it ends +0.153 nats")
+    assert told.startswith("On streams interaction has the lowest mean: over 3 it ends +0.153 nats")
     circle = pd.DataFrame(
         [("1", "a", 0), ("1", "b", 1), ("2", "b", 0), ("2", "c", 1), ("3", "c", 0), ("3", "a", 1)],
         columns=["run", "law", "against_static"],
@@ -313,6 +314,30 @@ def test_on_streams_the_leader_is_held_against_the_reference_form_where_both_ran
         ["interaction", "3", "+0.153", "+0.153", "+0.178", "1"],
         ["onset capped", "2", "−0.045", "−0.020", "+0.001", "2"],
     ]
+
+
+def test_a_law_that_ran_on_few_of_the_streams_leads_none() -> None:
+    nan = float("nan")
+    ends = pd.DataFrame({"a": [0.0, 0.1, 0.0, nan], "b": [0.1, 0.2, 0.1, nan], "c": [-0.1, nan, nan, -0.2]})
+    assert stream_leader(ends) == "a", "c ended lower where it ran, once in three"
+    assert stream_leader(ends.iloc[:1]) == "c"
+    assert stream_leader(ends[["c"]]) == "c", "alone it was held against none"
+
+
+def test_the_mean_along_the_stream_is_told_where_the_reference_form_ran(
+    studies: list[Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"condition": "law", "baseline": baseline, "low": low, "high": low + 0.01, "p_holm": 0.01}
+        for baseline, low in (("law_interaction", 0.01), ("law_onset", -0.03), ("best_static", -0.03))
+    ]
+    monkeypatch.setattr(bakeoff, "rows_of", lambda study, metric: rows if metric == "trajectory_val_loss" else [])
+    assert plain(bakeoff.along(studies[:2])) == (
+        "In the mean over the ends of a stream's stages the law is shown lower than the reference form on 0 of 2 and "
+        "higher on 2."
+    )
+    rows[:] = rows[1:]
+    assert bakeoff.along(studies[:2]) == ()
 
 
 def test_forms_are_pooled_over_the_same_cells(monkeypatch: pytest.MonkeyPatch, studies: list[Study]) -> None:
@@ -338,7 +363,7 @@ def test_forms_are_pooled_over_the_same_cells(monkeypatch: pytest.MonkeyPatch, s
 def test_searches_are_summed_up_in_one_sentence(studies: list[Study]) -> None:
     (study,) = [study for study in studies if study.analysis.search is not None]
     assert plain(search.lead([study], ["static"])) == (
-        "Direct search ends −0.199 from the fixed dropout (1 search), a ceiling: its best was chosen on these seeds."
+        "Direct search ends −0.199 from the fixed dropout (1 search), flattered: its best was chosen on these seeds."
     )
     assert plain(search.lead([study] * 3)).count("(3 searches)") == 1
 
