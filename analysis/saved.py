@@ -4,7 +4,7 @@ Tables and JSON only: no weights, no pages, no pictures. What is saved is enough
 and for ``python -m analysis.paper``. No absolute path of the machine is left in it: paths below the folder that a run
 was started in become relative to that folder, of others the last two parts stay. A sealed file whose text changes by
 that is sealed anew, and config.json keeps its first seal under ``saved``. What programs read is written without JSON's
-blanks, which are a third of it.
+blanks, which are a third of it, and timings with two decimals.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ KEPT_PARTS = 2  # of a path outside the working folder: enough to tell which fil
 # An absolute path inside a sentence; not the slash of a URL, a DOI or a ratio.
 _IN_TEXT = re.compile(r"(?:(?<=^)|(?<=[\s\"'(=,:\[]))/(?=[\w.~])[^\s\"',;:)\]]+")
 _WHOLE = re.compile(r"(?:file://)?/[^\s/].*")
+_TIMING = re.compile(r'("(?:train_seconds|tokens_per_second)":)(\d+\.\d{3,})(?=[,}])')
 _RELEASE = re.compile(r"^(\w+)-.+?-(x86_64|AMD64|aarch64|arm64)")  # of platform.platform(): the kernel's release
 
 
@@ -212,7 +213,7 @@ def chain_copies(chain: Path, to: Path) -> dict[Path, dict[str, bytes]]:
 
 
 def shortened_files(folder: Path, names: Sequence[str], paths: Paths) -> dict[str, bytes]:
-    """The files of a folder that there are, to the value as they were where no path stands in them."""
+    """The files of a folder that there are, to the value as they were but for paths and the last digits of timings."""
     files = {}
     for name in names:
         if (folder / name).is_file():
@@ -226,7 +227,13 @@ def shortened_text(path: Path, paths: Paths) -> bytes:
         lines = path.read_bytes().decode().split("\n")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text: restore it or move it away") from None
-    return "\n".join(paths.text(line) for line in lines).encode()
+    short = "\n".join(paths.text(line) for line in lines)
+    return (short_timings(short) if path.name == METRICS else short).encode()
+
+
+def short_timings(rows: str) -> str:
+    """Lines of metrics.jsonl whose timings have two decimals: the others are noise, and a twentieth of a saved run."""
+    return _TIMING.sub(lambda match: f"{match[1]}{float(match[2]):.2f}", rows)
 
 
 def shortened_json(path: Path, paths: Paths) -> bytes:

@@ -15,7 +15,7 @@ from tests_support import REPOSITORY
 
 from analysis.__main__ import main
 from analysis.report import analyse
-from analysis.saved import CHAIN, LAW, SAVED, Paths, save
+from analysis.saved import CHAIN, LAW, SAVED, Paths, save, short_timings
 from analysis.tables import newest_run
 from tune_dd.artifacts import checksum, read_json, write_json
 from tune_dd.errors import UserError
@@ -227,6 +227,15 @@ def test_a_saved_run_is_not_the_newest_one(chain: Path) -> None:
 )
 def test_a_path_is_shortened(path: str, expected: str) -> None:
     assert Paths(("/a/b",)).short(path) == expected
+
+
+def test_timings_are_cut_and_nothing_else() -> None:
+    row = '{"val_loss":3.123456789,"train_seconds":11.57303125999897,"tokens_per_second":45302.5,"peak_memory_bytes":1}'
+    lines = row + "\n" + row.replace("11.57303125999897}", "0.1}").replace("45302.5", "0.00012345e3") + "\n"
+    short = short_timings(lines)
+    assert short.splitlines()[0] == row.replace("11.57303125999897", "11.57")
+    assert [json.loads(line)["val_loss"] for line in short.splitlines()] == [3.123456789] * 2
+    assert short_timings(short) == short
 
 
 def test_json_of_other_shapes_passes(tmp_path: Path) -> None:
