@@ -231,7 +231,7 @@ def test_a_path_is_shortened(path: str, expected: str) -> None:
 
 def test_timings_are_cut_and_nothing_else() -> None:
     row = '{"val_loss":3.123456789,"train_seconds":11.57303125999897,"tokens_per_second":45302.5,"peak_memory_bytes":1}'
-    lines = row + "\n" + row.replace("11.57303125999897}", "0.1}").replace("45302.5", "0.00012345e3") + "\n"
+    lines = row + "\n" + row.replace("45302.5", "0.00012345e3") + "\n"
     short = short_timings(lines)
     assert short.splitlines()[0] == row.replace("11.57303125999897", "11.57")
     assert [json.loads(line)["val_loss"] for line in short.splitlines()] == [3.123456789] * 2
