@@ -75,6 +75,11 @@ def read_coefficients(path: Path) -> Coefficients:
     from analysis.coefficients import Coefficients
 
     file = coefficients_file(path)
+    if path.is_dir() and not file.exists():
+        raise UserError(
+            f"{path} has no {file.name}: name a calibrate run, or a folder that `python -m analysis carry` wrote "
+            f"(`python -m analysis {path}` says why a run has none)"
+        )
     data = read_json(file)
     if not isinstance(data, dict):
         raise UserError(f"{file} is not a coefficients.json: name the one that `python -m analysis` wrote")
@@ -89,7 +94,7 @@ def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[f
 
     Returns:
         One row per stage: unique_tokens, sampled_tokens, dropout, low, high (95 % interval of the law's
-        value), inside (whether the point lies in the convex hull of the calibrated cells).
+        value), inside (``inside_calibration``).
     """
     unique, drawn = [u for u, _ in stages], [c for _, c in stages]
     dropout, low, high = coefficients.along(n_params, unique, drawn)
@@ -109,7 +114,9 @@ def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[f
 def inside_calibration(
     coefficients: Coefficients, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike
 ) -> NDArray[np.bool_]:
-    """Whether points lie in the convex hull of the cells in (log10 P, log10 U, log10 C).
+    """Whether points lie in the convex hull of the cells in (log10 P, log10 U, log10 C), and at a size that was told.
+
+    Of a law that is fitted to cells of one model size alone no other size is inside, whatever sizes were trained.
 
     By linear programming (is the point a weighted mean of cells?), which also holds where all cells have
     one model size and the hull is flat. Points within 1 % of it in P, U and C count as inside.
@@ -132,7 +139,10 @@ def inside_calibration(
         == 0
         for point in points
     ]
-    return np.array(inside, dtype=np.bool_).reshape(arrays[0].shape)
+    found = np.array(inside, dtype=np.bool_)
+    if len(sizes := coefficients.sizes) == 1:
+        found &= np.abs(points[:, 0] - np.log10(next(iter(sizes)))) <= tolerance
+    return found.reshape(arrays[0].shape)
 
 
 def _log_points(values: Sequence[Sequence[float]] | Array) -> Array:
@@ -175,7 +185,16 @@ def advise_command(arguments: Sequence[str]) -> int:
             Text(f"Warning: {outside} of {len(advice)} points lie outside the calibrated cells ({hull(coefficients)}).")
         )
         console.print(Text("There the law extrapolates, and its interval does not tell how far it may be off."))
-    console.print(Text(scatter_text(coefficients.discrepancy, known=bool(advice["low"].notna().all()))))
+    sets = {(cell["n_params"], cell["unique_tokens"]) for cell in coefficients.fitted_cells}
+    console.print(
+        Text(
+            scatter_text(
+                coefficients.discrepancy,
+                known=bool(advice["low"].notna().all()),
+                told=len(sets) > len(coefficients.coefficients),
+            )
+        )
+    )
     for note in [*coefficients.notes, *(superseded(coefficients) if options.law is None else ())]:
         console.print(Text(f"Note: {note}."))
     if options.coefficients is None:
@@ -237,14 +256,21 @@ def held_out_table(coefficients: Coefficients, console: Console) -> Table:
     return table
 
 
-def scatter_text(discrepancy: float, *, known: bool) -> str:
-    """What the interval leaves out. ``known``: whether there is one; without, scatter of 0 says nothing."""
+def scatter_text(discrepancy: float, *, known: bool, told: bool) -> str:
+    """What the interval leaves out.
+
+    Args:
+        known: whether there is an interval; without, scatter of 0 says nothing.
+        told: whether there are more sets of trials than coefficients; without, nor does it then.
+    """
     if not known and discrepancy <= 0:
         return "No interval can be given for the law's own value."
     scatter = (
         f"cells scatter about it by {discrepancy:.3f} more (standard deviation, in dropout)"
         if discrepancy > 0
         else "no scatter of the cells about it beyond noise was found"
+        if told
+        else "how far cells scatter about it, so few of them cannot tell"
     )
     return f"{'The interval is' if known else 'No interval can be given for'} the law's own value; {scatter}."
 

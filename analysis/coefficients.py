@@ -81,6 +81,17 @@ class Coefficients:
     def form(self) -> Law:
         return get_law(self.law)
 
+    @property
+    def fitted_cells(self) -> tuple[dict[str, Any], ...]:
+        """The cells whose optimum the law is fitted to; all of ``cells`` where these do not say."""
+        fitted = tuple(cell for cell in self.cells if cell.get("start_weight", 1.0) > 0)
+        return fitted or self.cells
+
+    @property
+    def sizes(self) -> frozenset[int]:
+        """The parameters of the models that it is fitted to: with one, nothing tests how it extends to others."""
+        return frozenset(int(cell["n_params"]) for cell in self.fitted_cells)
+
     def predict(self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike) -> Array:
         """The law's clamped dropout; shape: the broadcast shape of the arguments."""
         return self.form.dropout(

@@ -77,7 +77,8 @@ def measure_scale(fitted: Coefficients, targets: Targets, *, seed: int = 0) -> t
     if not own.point.any():
         raise UserError(
             f"none of the {len(targets)} cells of these trials has an optimum that the {form.name} law is fitted to (0 "
-            f"to {form.fit_max:g}, inside the grid): train on other prefixes or for longer, or take --by counts"
+            f"to {form.fit_max:g}, inside the grid): train on other prefixes or for longer, or carry the law of a "
+            "RUN --by counts"
         )
     # As the carried law will say it: what a form knows of passes over the text does not scale.
     cells = form.design(own.n_params, own.unique_tokens, own.sampled_tokens)

@@ -26,7 +26,7 @@ PLAIN = {
     "longer C": "longer training",
     "larger U": "more text",
     TYPICAL: "another corpus by the mean of the others' laws",
-    TYPICAL_PILOTED: "another corpus by that mean, carried there by a pilot",
+    TYPICAL_PILOTED: "another corpus by the mean of the others' laws and a pilot there",
     CARRIED: "another corpus by a law carried there by counts",
     PILOTED: "another corpus by a law carried there by a pilot",
 }

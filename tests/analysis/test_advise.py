@@ -111,6 +111,18 @@ def test_no_scatter_is_not_called_scatter(file: Path, tmp_path: Path, capsys: py
         write_json(tmp_path / "coefficients.json", {**data, "discrepancy": discrepancy})
         assert main(["advise", "--coefficients", str(tmp_path), *point]) == 0
         assert expected in " ".join(capsys.readouterr().out.split())
+    # One set of trials for the coefficients: how far cells scatter about the law nothing can tell.
+    few = [cell for cell in data["cells"] if (cell["model"], cell["unique_tokens"]) == ("L2_H2_D64", 8_000)]
+    write_json(tmp_path / "coefficients.json", {**data, "cells": few, "discrepancy": 0.0})
+    assert main(["advise", "--coefficients", str(tmp_path), *point]) == 0
+    assert "about it, so few of them cannot tell." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_without_a_law_is_told_from_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    point = ["--params", "163840", "--unique-tokens", "8k", "--sampled-tokens", "262k"]
+    assert main(["advise", "--coefficients", str(tmp_path), *point]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path} has no coefficients.json: name a calibrate run" in line
 
 
 def test_a_capped_form_holds_back_on_a_stream_and_not_in_a_cell(file: Path) -> None:

@@ -1,6 +1,7 @@
 """Targets, robust fit, coefficients, hold-outs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -276,6 +277,15 @@ def test_hull_of_the_calibration(fitted: Coefficients) -> None:
     cells = [c for c in fitted.cells if (c["n_params"] == 45_000) == (c["unique_tokens"] == 4_000)]
     thinned = Coefficients(**{**fitted.__dict__, "cells": tuple(cells)})
     assert not inside_calibration(thinned, 45_000, 32_000, 196_608)
+
+
+def test_a_size_that_the_law_is_not_fitted_to_is_not_inside(fitted: Coefficients) -> None:
+    assert fitted.sizes == {45_000, 163_840, 430_000}
+    assert inside_calibration(fitted, [45_000, 163_840], 8_000, 196_608).all()
+    cells = tuple(cell if cell["n_params"] == 163_840 else cell | {"start_weight": 0.0} for cell in fitted.cells)
+    one = replace(fitted, cells=cells)
+    assert one.sizes == {163_840}
+    assert inside_calibration(one, [45_000, 163_840, 164_500], 8_000, 196_608).tolist() == [False, True, True]
 
 
 def test_leaving_a_cell_out_refits_without_it(table: pd.DataFrame) -> None:

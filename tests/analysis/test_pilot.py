@@ -149,7 +149,7 @@ def test_the_carried_law_is_better_on_the_other_seeds_than_the_law_as_it_is(fitt
 def test_what_the_trials_do_not_tell_is_said(fitted: Coefficients, there: Path) -> None:
     rows = pilot_of(there)
     rising = rows.assign(val_loss=4.0 + rows["dropout"])
-    with pytest.raises(UserError, match=r"none of the 12 cells .* inside the grid.*, or take --by counts"):
+    with pytest.raises(UserError, match=r"none of the 12 cells .* inside the grid.*, or carry the law of a RUN"):
         carry_by_trials(fitted, rising)
     few = rows[rows["dropout"].isin([0.0, 0.1, 0.3, 0.4])]
     told = carry_by_trials(fitted, few)

@@ -139,7 +139,7 @@ def prepare_corpus(
     if corpus.n_train < min_train_tokens:
         raise UserError(
             f"the train split has {corpus.n_train:,} tokens, fewer than the largest prefix of {min_train_tokens:,}: "
-            "give more text (--corpus-glob) or smaller --prefixes"
+            "give more text, or smaller prefixes (--prefixes, or those of a regime file)"
         )
     return corpus
 

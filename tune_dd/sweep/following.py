@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from search_spaces.model_screen import partners
+from tune_dd.builtin_regimes import REGIMES
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import ModelSpec
@@ -17,6 +18,7 @@ from tune_dd.sweep.plan import Plan
 from tune_dd.sweep.runs import RunFolder, resume_command, shown_path
 
 if TYPE_CHECKING:
+    from analysis.coefficients import Coefficients
     from analysis.decision import Decision
     from analysis.report import Analysis
     from analysis.searched import Searched
@@ -45,12 +47,33 @@ def _next_phase(run: RunFolder, plan: Plan, result: Analysis, decision: Decision
         return f"{confirmation(run, plan, result.search)}{_REMARK}the best point on other seeds"
     frozen = laws_of(begun_with(run))  # a hold-out's own cells are few: the law that it was begun with is the one
     if plan.phase == "calibrate" and (frozen or result.coefficients is not None):
-        return stream_with(run, plan, frozen or ["--coefficients", shown_path(run.path)])
+        if frozen:
+            return stream_with(run, plan, frozen, plan.grids[0].models[-1])
+        if is_pilot(run, plan):
+            return carried(run)
+        model = model_of(plan, result.coefficients)
+        return stream_with(run, plan, ["--coefficients", shown_path(run.path)], model)
     if plan.scale_name == "pocket" and has_full_scale(run):
         begun = begun_with(run)
         words = [options.regime_word(begun), *options.text_words(begun), "--dry-run"]
         return f"{shlex.join(['python', '-m', 'tune_dd.sweep', *words])}{_REMARK}what the full search would cost"
     return None
+
+
+def is_pilot(run: RunFolder, plan: Plan) -> bool:
+    """Whether a calibration is of one seed and one size, on a text of the user's, at the scale of the known texts."""
+    begun = begun_with(run)
+    if options.regime_word(begun) in REGIMES and not options.text_words(begun):
+        return False
+    seeds = {seed for grid in plan.grids for seed in grid.seeds}
+    models = {model for grid in plan.grids for model in grid.models}
+    return plan.scale_name == "pocket" and len(seeds) == len(models) == 1
+
+
+def carried(run: RunFolder) -> str:
+    """What a pilot is for: the mean law of texts carried by it, since its own is of a few cells of one size."""
+    folder = shlex.quote(shown_path(run.path))
+    return f"python -m analysis carry {folder} --out {folder}/carried{_REMARK}which dropout for this text: then advise"
 
 
 def after_gate(run: RunFolder, plan: Plan, chosen: str) -> str:
@@ -61,12 +84,21 @@ def after_gate(run: RunFolder, plan: Plan, chosen: str) -> str:
     return same_search(run, "calibrate", "--models", ",".join(model.name for model in sizes))
 
 
-def stream_with(run: RunFolder, plan: Plan, laws: Sequence[str]) -> str:
-    """The stream of a calibration's last model, where its text is long enough for one."""
+def model_of(plan: Plan, fitted: Coefficients | None) -> ModelSpec:
+    """The last model of a calibration's grid; where the law is fitted to cells of others alone, the last of those."""
+    models = [model for grid in plan.grids for model in grid.models]
+    sizes = fitted.sizes if fitted else frozenset()
+    last = plan.grids[0].models[-1]
+    told = [model for model in models if model.n_params(plan.scale.vocab_size) in sizes]
+    return last if last in told or not told else told[-1]
+
+
+def stream_with(run: RunFolder, plan: Plan, laws: Sequence[str], model: ModelSpec) -> str:
+    """The stream of a calibration's model, where its text is long enough for one."""
     needed, held = plan.scale.prefixes_of_stream[-1], int(run.config()["data"]["manifest"]["tokens"]["train"])
     if held < needed:
         return f"{_read(run)}{_REMARK}a stream needs {needed:,} training tokens, and this text has {held:,}"
-    stream = same_search(run, "stream", "--models", plan.grids[0].models[-1].name, *laws)
+    stream = same_search(run, "stream", "--models", model.name, *laws)
     return f"{stream}{_REMARK}does the law beat the best fixed dropout?"
 
 

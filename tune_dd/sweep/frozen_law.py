@@ -101,7 +101,7 @@ def read_laws(
     for source in sources:
         path = Path(source)
         file = artifacts.coefficients_file(path)
-        fitted = read_coefficients(file)
+        fitted = read_coefficients(path)
         if fitted.regime != regime and not transfer:
             raise UserError(
                 f"{file} was fitted on the regime {fitted.regime}, not {regime}: fit it there, or add --transfer if "
@@ -157,10 +157,10 @@ def of_other_sizes(laws: Sequence[FrozenLaw], space: Space, vocab_size: int) -> 
         return []
     n_params, told = space.model.n_params(vocab_size), []
     for law in laws:
-        sizes = {int(cell["n_params"]) for cell in law.coefficients.cells}
+        sizes = law.coefficients.sizes
         if len(sizes) == 1 and n_params not in sizes:
             told.append(
-                f"the law of {law.source} was fitted on one model size ({sizes.pop():,} parameters), and the stream's "
+                f"the law of {law.source} was fitted on one model size ({min(sizes):,} parameters), and the stream's "
                 f"{space.model.name} has {n_params:,}: nothing tests how it extends to others"
             )
     return told

@@ -170,6 +170,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError("--corpus and --corpus-glob name the text twice: give one of them")
     if args.resume and args.extend:
         raise UserError("--resume goes on with a plan and --extend changes it: give one of them")
+    _refuse_beside_storage(args)
+    if args.use_cached_data and (args.corpus or args.corpus_glob or args.column):
+        named = next(name for name in ("corpus", "corpus_glob", "column") if getattr(args, name))
+        raise UserError(
+            f"--use-cached-data reads what the cache holds, whatever --{named.replace('_', '-')} says: "
+            "leave one of them out"
+        )
     taken_up = args.resume or args.extend
     text = [name for name in _TEXT_OPTIONS if getattr(args, name)]
     if taken_up and text:
@@ -192,6 +199,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.coefficients and (args.resume or args.extend):
         raise UserError("--coefficients: a run keeps the law that it was begun with; leave it out, or start a new run")
     return args
+
+
+def _refuse_beside_storage(args: argparse.Namespace) -> None:
+    """--list and --clean take the storage and nothing else: --clean cannot be undone.
+
+    Raises:
+        UserError: another option or a regime is given with them.
+    """
+    if not (args.list or args.clean):
+        return
+    told, takes = "list", "--storage alone"
+    if args.clean:
+        told, takes = "clean", "a run and --storage alone, and without a run cleans every one"
+    plain = vars(build_parser().parse_args([])) | {"phase": CALIBRATE, "any_phase": True}
+    for name, value in vars(args).items():
+        if name not in (told, "storage") and value != plain[name]:
+            option = {"regime": value, "from_run": "--from"}.get(name, f"--{name.replace('_', '-')}")
+            raise UserError(f"--{told} takes {takes}: leave {'--phase' if name == 'any_phase' else option} out")
 
 
 def choose_regime(args: argparse.Namespace) -> Regime:

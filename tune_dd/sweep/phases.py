@@ -260,7 +260,8 @@ def _best_static(
         return float(args.static), "as given"
     if args.from_run:
         regime = resolve_regime(args.regime or "pydocs").name
-        found = streamed_static(Path(args.from_run), (regime, model.name, law.prefixes), objective)
+        stream = (regime, model.name, law.prefixes, law.sampled_tokens)
+        found = streamed_static(Path(args.from_run), stream, objective)
         source = f"the best of the stream {args.from_run}"
     else:
         path = law.path(law.fitted)
@@ -271,11 +272,11 @@ def _best_static(
     return held, source if held == found else f"for {found:g}, held to the law's clamp: {source}"
 
 
-def streamed_static(run: Path, stream: tuple[str, str, tuple[int, ...]], objective: str) -> float:
+def streamed_static(run: Path, stream: tuple[str, str, tuple[int, ...], tuple[int, ...]], objective: str) -> float:
     """The fixed dropout with the lowest mean objective in a stream run, over the seeds that it was run with.
 
     Args:
-        stream: regime, model and prefixes that the run must have.
+        stream: regime, model, prefixes and C by the end of each stage that the run must have.
 
     Raises:
         UserError: it is another stream, or holds no finished one of a fixed dropout.
@@ -287,11 +288,13 @@ def streamed_static(run: Path, stream: tuple[str, str, tuple[int, ...]], objecti
     table = load_experiment([run]).table
     found = outcomes(table, (metric,))
     rows = table[table["phase"] == "stream"]
-    has = rows["regime"].iloc[0], rows["model"].iloc[0], tuple(sorted(rows["unique_tokens"].unique()))
+    ends = rows.groupby("unique_tokens")["sampled_tokens"].max().sort_index()
+    has = rows["regime"].iloc[0], rows["model"].iloc[0], tuple(ends.index), tuple(ends)
     if has != stream:
         raise UserError(
-            f"--from {run} is the stream of {has[0]}, {has[1]}, prefixes {','.join(map(str, has[2]))}: name one of "
-            "the same regime, model and prefixes, or give --static"
+            f"--from {run} is the stream of {has[0]}, {has[1]}, prefixes {','.join(map(str, has[2]))}, which ends at "
+            f"{has[3][-1]:,} sampled tokens: name one of the same regime, model, prefixes and --stage-steps, or give "
+            "--static"
         )
     means = found.loss[metric][found.static].mean(axis=1)  # NaN where a seed is missing
     if not (means == means).any():

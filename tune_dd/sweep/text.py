@@ -108,10 +108,17 @@ def same_text(
         pass
     if not build:
         return None
-    corpus = prepare(plan, cache_folder, use_cached=False, console=console)
-    if identify(corpus, plan.scale) != planning.identity(config):
+    sources = ", ".join(plan.regime.corpus.globs) or "the packages of its docstrings"
+    try:
+        corpus = prepare(plan, cache_folder, use_cached=False, console=console)
+        same = identify(corpus, plan.scale) == planning.identity(config)
+    except UserError as error:  # its remedies are those of a new run: this one keeps its text
         raise UserError(
-            f"the text that {run.path} was planned on has changed: restore its sources "
-            f"({', '.join(plan.regime.corpus.globs) or 'the packages of its docstrings'}), or start a new run"
+            f"the text that {run.path} was planned on cannot be read again ({str(error).split(': ')[0]}): restore its "
+            f"sources ({sources}), or start a new run"
+        ) from None
+    if not same:
+        raise UserError(
+            f"the text that {run.path} was planned on has changed: restore its sources ({sources}), or start a new run"
         )
     return corpus

@@ -15,7 +15,13 @@ from tune_dd.sweep.following import following
 from tune_dd.sweep.options import choose_plan, choose_regime, parse
 from tune_dd.sweep.runs import RunFolder
 
-FITTED: Any = SimpleNamespace(search=None, coefficients=object())
+
+def fitted_to(*sizes: int) -> Any:
+    return SimpleNamespace(search=None, coefficients=SimpleNamespace(sizes=frozenset(sizes)))
+
+
+SMALL, LAST = 45_056, 163_840  # parameters of L1_H2_D32 and L2_H2_D64
+FITTED: Any = fitted_to(SMALL, LAST)
 UNFITTED: Any = SimpleNamespace(search=None, coefficients=None)
 TRAIN = 2_000_000
 
@@ -64,7 +70,7 @@ READ = "python -m analysis ray_results/r/1"
         ),
         ("tinystories --quick", f"{POCKET} --phase stream --models L2_H2_D64 --coefficients ray_results/r/1"),
         (
-            "owt --quick --corpus a.txt",
+            "owt --quick --corpus a.txt --seeds 0,1",
             "owt --scale pocket --device cpu --corpus a.txt --phase stream --models L2_H2_D64 "
             "--coefficients ray_results/r/1",
         ),
@@ -72,6 +78,22 @@ READ = "python -m analysis ray_results/r/1"
 )
 def test_a_calibration_is_followed_by_the_stream_that_its_law_is_for(command: str, stream: str) -> None:
     assert suggested(command, FITTED) == f"python -m tune_dd.sweep {stream}"
+
+
+def test_the_stream_is_of_a_size_that_the_law_is_fitted_to() -> None:
+    both = f"{POCKET} --models L1_H2_D32,L2_H2_D64"
+    assert "--models L2_H2_D64 " in suggested(both, FITTED)
+    assert "--models L1_H2_D32 " in suggested(both, fitted_to(SMALL))
+    assert "--models L2_H2_D64 " in suggested(f"{POCKET} --models L2_H2_D64,L1_H2_D32", fitted_to(LAST))
+
+
+def test_a_pilot_is_followed_by_what_it_is_for() -> None:
+    pilot = "--models L2_H2_D64 --prefixes 4k,8k,16k --dropouts 0,0.1,0.3,0.4,0.6 --seeds 0"
+    own = f"{POCKET} --corpus a.txt {pilot}"
+    assert suggested(own, FITTED) == "python -m analysis carry ray_results/r/1 --out ray_results/r/1/carried"
+    assert "--phase stream" in suggested(f"{own},1", FITTED)
+    assert "--phase stream" in suggested(f"{own} --coefficients law", FITTED), "a hold-out is none"
+    assert "--phase stream" in suggested(f"{POCKET} {pilot}", FITTED), "nor is a text of the study's"
 
 
 def test_a_hold_out_is_followed_by_the_stream_whatever_its_own_cells_gave() -> None:

@@ -41,6 +41,29 @@ def test_folders_are_named_as_they_were_given(storage: Path, capsys: pytest.Capt
     assert f"{run} is being searched: left as it is" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        (["--clean", "--dry-run"], "--dry-run"),
+        (["owt", "--clean"], "owt"),
+        (["pydocs", "--resume", "--clean"], "pydocs"),
+        (["--clean", "--phase", "stream"], "--phase"),
+        (["--clean", "--from", "x"], "--from"),
+        (["--list", "--clean"], "--list"),
+        (["--list", "--keep-weights"], "--keep-weights"),
+        (["--list", "owt"], "owt"),
+    ],
+)
+def test_what_list_and_clean_do_not_heed_is_refused(
+    storage: Path, words: list[str], left_out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(storage.rglob("*"))
+    assert main([*words, "--storage", str(storage)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f": leave {left_out} out")
+    assert sorted(storage.rglob("*")) == before
+
+
 def test_a_chain_without_a_run_s_journals_is_refused_and_left_as_it_is(
     storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

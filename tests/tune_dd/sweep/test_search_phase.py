@@ -173,11 +173,13 @@ def test_the_best_fixed_dropout_is_that_of_a_stream_run_by_the_search_s_objectiv
         if (dropout, seed, stage) != (0.5, 1, 1)
     ]
     artifacts.write_rows(tmp_path / artifacts.METRICS, rows)
-    stream = ("x", "L1_H2_D16", LAW.prefixes)
+    stream = ("x", "L1_H2_D16", LAW.prefixes, LAW.sampled_tokens)
     assert streamed_static(tmp_path, stream, "final") == 0.1
     assert streamed_static(tmp_path, stream, "trajectory") == 0.3
-    with pytest.raises(UserError, match="name one of the same regime, model and prefixes"):
-        streamed_static(tmp_path, ("owt", "L1_H2_D16", LAW.prefixes), "final")
+    shorter = tuple(c // 2 for c in LAW.sampled_tokens)
+    for other in (("owt", *stream[1:]), (*stream[:3], shorter)):
+        with pytest.raises(UserError, match="name one of the same regime, model, prefixes and --stage-steps"):
+            streamed_static(tmp_path, other, "final")
 
 
 OPTIONS = ["tiny.toml", "--device", "cpu", "--devices", "2", "--phase", "search", "--coefficients", "law.json"]

@@ -61,4 +61,5 @@ def test_a_dry_run_looks_for_the_files_that_are_named(
     Path("empty.txt").touch()
     assert_refused([*plan, "empty.txt"], "empty.txt is empty", capsys)
     assert main([*plan, "text.txt"]) == 0
-    assert main([*plan, "no/such/file.txt", "--use-cached-data"]) == 0
+    # The cache would be read, and the file recorded as what was.
+    assert_refused([*plan, "text.txt", "--use-cached-data"], f"whatever {option} says: leave one of them out", capsys)
