@@ -15,6 +15,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ RAY_ENVIRONMENT = {
 # A worker that dies from outside is started again on its journal this many times before the trial
 # counts as crashed.
 MAX_WORKER_DEATHS = 3
+_KNOCK_SECONDS = 10.0
 Feed = queue.SimpleQueue[dict[str, Any] | None]
 
 
@@ -58,6 +60,7 @@ def main() -> int:
         if address == "local":
             local_ray.start(temp, cluster, server)
         else:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except Exception as error:
         send("failed", message=f"Ray did not start: {' '.join(str(error).split())[:300]}")
@@ -151,6 +154,16 @@ def kill_ray() -> None:
         node = ray._private.worker._global_node
         if node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError if nobody listens at a ``host:port``: Ray would ask there for minutes, and tell its log alone."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+        except OSError as error:
+            raise OSError(f"nothing answers at --address {address} ({error.strerror or error})") from None
 
 
 def _watch_ray(address: str) -> None:

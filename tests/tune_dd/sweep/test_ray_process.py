@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import mmap
+import socket
 import time
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_what_is_not_started_needs_no_end() -> None:
     with RayProcess("local") as ray:
         assert ray.events.empty()
     ray.end()
+
+
+def test_an_address_that_nothing_answers_at_is_named_at_once(plan: Plan) -> None:
+    with socket.socket() as taken:  # bound and not listening: refused
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with RayProcess(address) as ray:
+            ray.start(plan)
+            event = ray.events.get(timeout=60)
+    assert event is not None
+    assert event["event"] == "failed"
+    assert f"nothing answers at --address {address}" in event["message"]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.5])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from tests_support import TINY_REGIME, assert_refused, synthetic_text
 
 from tune_dd.builtin_regimes import POCKET
+from tune_dd.console import Console
 from tune_dd.corpus import Corpus
 from tune_dd.errors import UserError
 from tune_dd.sweep.__main__ import main
-from tune_dd.sweep.text import identify
+from tune_dd.sweep.options import choose_plan, choose_regime, parse
+from tune_dd.sweep.runs import RunFolder
+from tune_dd.sweep.text import identify, prepare, same_text
 
 
 def corpus(n_validation: int) -> Corpus:
@@ -63,3 +67,28 @@ def test_a_dry_run_looks_for_the_files_that_are_named(
     assert main([*plan, "text.txt"]) == 0
     # The cache would be read, and the file recorded as what was.
     assert_refused([*plan, "text.txt", "--use-cached-data"], f"whatever {option} says: leave one of them out", capsys)
+
+
+def test_a_run_is_told_to_restore_its_text_and_not_to_name_another(
+    tiny_regime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = parse(["tiny.toml", "--device", "cpu"])
+    plan = choose_plan(args, choose_regime(args))
+    console, run = Console(), RunFolder(tmp_path / "run")
+    data = identify(prepare(plan, tmp_path / "cache", use_cached=False, console=console), plan.scale)
+    config = {"data": asdict(data)}
+    known = same_text(config, plan, tmp_path / "cache", run, console, build=True)
+    assert known is not None
+    assert identify(known, plan.scale) == data
+    shutil.rmtree(tmp_path / "cache")
+    text = tiny_regime.with_name("text.txt")
+    again = r"restore its sources \(text\.txt\), or start a new run$"
+    for written, why in (
+        (synthetic_text(120).upper(), "has changed"),
+        (synthetic_text(1), r"cannot be read again \([^:]+\)"),
+        (None, r"cannot be read again \(there is no file text\.txt\)"),
+    ):
+        text.unlink() if written is None else text.write_text(written)
+        with pytest.raises(UserError, match=rf"was planned on {why}: {again}"):
+            same_text(config, plan, tmp_path / "cache", run, console, build=True)
