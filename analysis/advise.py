@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from analysis.coefficients import Coefficients
     from tune_dd.console import Console
 
+_TWO_SIDED = NormalDist().inv_cdf(0.975)  # standard deviations to either end of a 95 % interval
 # The law that is asked where none is named (``analysis.typical``, which imports more than a quick answer needs).
 TYPICAL_FILE = Path(__file__).parent / "typical_law.json"
 UNITS = {"k": 1e3, "K": 1e3, "m": 1e6, "M": 1e6, "g": 1e9, "G": 1e9, "B": 1e9}
@@ -94,11 +96,14 @@ def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[f
 
     Returns:
         One row per stage: unique_tokens, sampled_tokens, dropout, low, high (95 % interval of the law's
-        value), inside (``inside_calibration``).
+        value), optimum_low, optimum_high (that of a cell's optimum: the cells' scatter about the law added, NaN where
+        there is no interval), inside (``inside_calibration``).
     """
     unique, drawn = [u for u, _ in stages], [c for _, c in stages]
     dropout, low, high = coefficients.along(n_params, unique, drawn)
     sampled = coefficients.form.along(unique, drawn)  # what the calibration is held against
+    scatter = _TWO_SIDED * coefficients.discrepancy
+    least, most = coefficients.p_min, coefficients.form.at_most(len(stages), coefficients.p_max)
     return pd.DataFrame(
         {
             "unique_tokens": unique,
@@ -106,6 +111,8 @@ def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[f
             "dropout": dropout,
             "low": low,
             "high": high,
+            "optimum_low": np.clip(dropout - np.hypot(dropout - low, scatter), least, most),
+            "optimum_high": np.clip(dropout + np.hypot(high - dropout, scatter), least, most),
             "inside": inside_calibration(coefficients, n_params, unique, sampled),
         }
     )
@@ -167,7 +174,7 @@ def advise_command(arguments: Sequence[str]) -> int:
         Text(f"{coefficients.regime}, P = {count_text(n_params)}: p = {coefficients.form.formula}"),
     )
     table = new_table(f"Dropout by the {coefficients.law} law", console)
-    for name in ("stage", "U", "C", "dropout", "95 % interval", "calibrated"):
+    for name in ("stage", "U", "C", "dropout", "95 % interval", "optimum in", "calibrated"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(advice.to_dict("records")):
         table.add_row(
@@ -176,6 +183,7 @@ def advise_command(arguments: Sequence[str]) -> int:
             count_text(row["sampled_tokens"]),
             f"{row['dropout']:.3f}",
             interval_text(row["low"], row["high"], 3),
+            interval_text(row["optimum_low"], row["optimum_high"], 2),
             "inside" if row["inside"] else "OUTSIDE",
         )
     console.print_table(table)
@@ -265,13 +273,13 @@ def scatter_text(discrepancy: float, *, known: bool, told: bool) -> str:
     """
     if not known and discrepancy <= 0:
         return "No interval can be given for the law's own value."
-    scatter = (
-        f"cells scatter about it by {discrepancy:.3f} more (standard deviation, in dropout)"
-        if discrepancy > 0
-        else "no scatter of the cells about it beyond noise was found"
-        if told
-        else "how far cells scatter about it, so few of them cannot tell"
-    )
+    if discrepancy > 0:
+        amount = f"{discrepancy:.3f} (standard deviation, in dropout)"
+        scatter = f"'optimum in' adds the cells' scatter about it, {amount}" if known else f"cells scatter by {amount}"
+    elif told:
+        scatter = "no scatter of the cells about it beyond noise was found"
+    else:
+        scatter = "how far cells scatter about it, so few of them cannot tell"
     return f"{'The interval is' if known else 'No interval can be given for'} the law's own value; {scatter}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -106,7 +107,7 @@ def test_no_scatter_is_not_called_scatter(file: Path, tmp_path: Path, capsys: py
     point = ["--params", "163840", "--unique-tokens", "8k", "--sampled-tokens", "262k"]
     for discrepancy, expected in (
         (0.0, "no scatter of the cells about it beyond noise was found."),
-        (0.0123, "cells scatter about it by 0.012 more (standard deviation, in dropout)."),
+        (0.0123, "'optimum in' adds the cells' scatter about it, 0.012 (standard deviation, in dropout)."),
     ):
         write_json(tmp_path / "coefficients.json", {**data, "discrepancy": discrepancy})
         assert main(["advise", "--coefficients", str(tmp_path), *point]) == 0
@@ -116,6 +117,21 @@ def test_no_scatter_is_not_called_scatter(file: Path, tmp_path: Path, capsys: py
     write_json(tmp_path / "coefficients.json", {**data, "cells": few, "discrepancy": 0.0})
     assert main(["advise", "--coefficients", str(tmp_path), *point]) == 0
     assert "about it, so few of them cannot tell." in " ".join(capsys.readouterr().out.split())
+
+
+def test_where_the_optimum_lies_has_the_cells_scatter_in_it(file: Path) -> None:
+    fitted = replace(Coefficients.from_dict(json.loads(file.read_text())), discrepancy=0.05)
+    row = advise(fitted, 163_840, [(8_000, 262_144)]).iloc[0]
+    reach = 1.96 * 0.05
+    assert row["optimum_low"] == pytest.approx(row["dropout"] - np.hypot(row["dropout"] - row["low"], reach), abs=1e-4)
+    assert row["optimum_high"] == pytest.approx(
+        row["dropout"] + np.hypot(row["high"] - row["dropout"], reach), abs=1e-4
+    )
+    none = advise(replace(fitted, discrepancy=0.0), 163_840, [(8_000, 262_144)]).iloc[0]
+    assert none[["optimum_low", "optimum_high"]].tolist() == pytest.approx(none[["low", "high"]].tolist())
+    far = advise(replace(fitted, discrepancy=3.0), 163_840, [(8_000, 262_144)]).iloc[0]
+    assert (far["optimum_low"], far["optimum_high"]) == (fitted.p_min, fitted.p_max), "no further than the law goes"
+    assert np.isnan(advise(replace(fitted, draws=()), 163_840, [(8_000, 262_144)]).iloc[0]["optimum_low"])
 
 
 def test_a_run_without_a_law_is_told_from_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
