@@ -92,10 +92,9 @@ def held_to(studies: Sequence[Study]) -> str:
     """What fits hold coefficients to, where they do: an interval is then not of the cells alone."""
     forms = {law_of(study).law for study in studies}
     held = dict.fromkeys(name for form in sorted(forms) for name in LAWS[form].expected)
-    return (
-        f" {listed(list(held))} is held to what other texts have: its intervals are of the cells and of that."
-        * bool(held)
-    )
+    if not held:
+        return ""
+    return f" {listed(list(held))} is held to what other texts have: its intervals are of the cells and of that."
 
 
 def optional(value: float | None) -> float:

@@ -86,7 +86,7 @@ def tally(studies: Sequence[Study], gone: pd.DataFrame) -> Parts:
 def in_short(studies: Sequence[Study], gone: pd.DataFrame) -> Parts:
     cited, every = Cited(FILE), of_all(studies, gone)
     return (
-        "Of all streams ever run, with earlier forms of the law too, it does so on ",
+        "Of all streams ever run, those with earlier forms of the law among them, the law beats it on ",
         cited.count(every.count(-1), "direction by interval and t test"),
         " of ",
         cited.count(len(every), "run, and comparison of those saved"),

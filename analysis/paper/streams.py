@@ -319,7 +319,7 @@ def order_sentence(studies: Sequence[Study]) -> Parts:
             cited.count(int(signs(own)[-1]), f"comparison, by interval and Holm's p, {model}"),
             " of ",
             cited.count(len(own), f"comparison, {model}"),
-            f" of {model}",
+            f" streams of {model}",
         )
         for (_, model), own in sorted(rows.items())
     ]

@@ -77,7 +77,7 @@ def counted(pairs: pd.DataFrame, runs: Runs, titles: Mapping[str, str]) -> Parts
         cited.number(rule.spread, "measured_texts, root mean square of pairs left out, decades", 3),
         " decades. Every pair is carried by the rule of other texts than its two, whose 95 % interval holds the best "
         "scale in ",
-        cited.number(float(held.mean()), "law_texts.low to high, share that holds best_scale", 2),
+        cited.number(float(held.mean()), "law_texts.low to high, share that holds best_scale", 3),
         " of the pairs",
         *(
             (

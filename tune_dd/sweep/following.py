@@ -46,11 +46,11 @@ def _next_phase(run: RunFolder, plan: Plan, result: Analysis, decision: Decision
     if result.search is not None and result.search.best is not None:
         return f"{confirmation(run, plan, result.search)}{_REMARK}the best point on other seeds"
     frozen = laws_of(begun_with(run))  # a hold-out's own cells are few: the law that it was begun with is the one
+    if plan.phase == "calibrate" and not frozen and is_pilot(run, plan):
+        return carried(run)
     if plan.phase == "calibrate" and (frozen or result.coefficients is not None):
         if frozen:
             return stream_with(run, plan, frozen, plan.grids[0].models[-1])
-        if is_pilot(run, plan):
-            return carried(run)
         model = model_of(plan, result.coefficients)
         return stream_with(run, plan, ["--coefficients", shown_path(run.path)], model)
     if plan.scale_name == "pocket" and has_full_scale(run):

@@ -112,13 +112,22 @@ def same_text(
     try:
         corpus = prepare(plan, cache_folder, use_cached=False, console=console)
         same = identify(corpus, plan.scale) == planning.identity(config)
-    except UserError as error:  # its remedies are those of a new run: this one keeps its text
-        raise UserError(
-            f"the text that {run.path} was planned on cannot be read again ({str(error).split(': ')[0]}): restore its "
-            f"sources ({sources}), or start a new run"
-        ) from None
+    except UserError:
+        if not _sources_changed(config):
+            raise
+        same = False  # what was found wrong with the text would be mended by a new run's options
     if not same:
         raise UserError(
-            f"the text that {run.path} was planned on has changed: restore its sources ({sources}), or start a new run"
+            f"the text that {run.path} was planned on has changed or gone: restore its sources ({sources}), or start a "
+            "new run"
         )
     return corpus
+
+
+def _sources_changed(config: dict[str, Any]) -> bool:
+    """Whether a file that a run's text was read from has gone or has another size."""
+    for source in config["data"]["manifest"].get("sources", ()):
+        path = Path(source["path"]) if "path" in source else None
+        if path is not None and not (path.is_file() and path.stat().st_size == source["bytes"]):
+            return True
+    return False

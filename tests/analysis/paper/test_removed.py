@@ -21,7 +21,7 @@ def test_removed_streams_are_counted_with_those_that_are_saved(results: Path, st
     # Of other texts and other classes than these studies' there is nothing here to tell.
     assert "3 of earlier forms of the law were removed" in said
     assert f"Of all 4 the law is shown to end lower than the best fixed dropout on {lower + 1} and higher on 1." in said
-    assert plain(section.sentences["RemovedAbstract"]).endswith(f"it does so on {lower + 1} of 4.")
+    assert plain(section.sentences["RemovedAbstract"]).endswith(f"the law beats it on {lower + 1} of 4.")
     summary = section.blocks[1]
     assert isinstance(summary, Table)
     assert [[plain(parts) for parts in row] for row in summary.groups[0]] == [

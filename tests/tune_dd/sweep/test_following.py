@@ -91,6 +91,7 @@ def test_a_pilot_is_followed_by_what_it_is_for() -> None:
     pilot = "--models L2_H2_D64 --prefixes 4k,8k,16k --dropouts 0,0.1,0.3,0.4,0.6 --seeds 0"
     own = f"{POCKET} --corpus a.txt {pilot}"
     assert suggested(own, FITTED) == "python -m analysis carry ray_results/r/1 --out ray_results/r/1/carried"
+    assert suggested(own, UNFITTED) == suggested(own, FITTED), "its own law is not what it is for"
     assert "--phase stream" in suggested(f"{own},1", FITTED)
     assert "--phase stream" in suggested(f"{own} --coefficients law", FITTED), "a hold-out is none"
     assert "--phase stream" in suggested(f"{POCKET} {pilot}", FITTED), "nor is a text of the study's"

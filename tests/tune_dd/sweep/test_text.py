@@ -76,19 +76,23 @@ def test_a_run_is_told_to_restore_its_text_and_not_to_name_another(
     args = parse(["tiny.toml", "--device", "cpu"])
     plan = choose_plan(args, choose_regime(args))
     console, run = Console(), RunFolder(tmp_path / "run")
-    data = identify(prepare(plan, tmp_path / "cache", use_cached=False, console=console), plan.scale)
-    config = {"data": asdict(data)}
+    built = prepare(plan, tmp_path / "cache", use_cached=False, console=console)
+    data = identify(built, plan.scale)
+    config = {"data": asdict(data) | {"manifest": built.manifest}}
     known = same_text(config, plan, tmp_path / "cache", run, console, build=True)
     assert known is not None
     assert identify(known, plan.scale) == data
     shutil.rmtree(tmp_path / "cache")
     text = tiny_regime.with_name("text.txt")
-    again = r"restore its sources \(text\.txt\), or start a new run$"
-    for written, why in (
-        (synthetic_text(120).upper(), "has changed"),
-        (synthetic_text(1), r"cannot be read again \([^:]+\)"),
-        (None, r"cannot be read again \(there is no file text\.txt\)"),
-    ):
+    again = r"has changed or gone: restore its sources \(text\.txt\), or start a new run$"
+    for written in (synthetic_text(120).upper(), synthetic_text(1), None):
         text.unlink() if written is None else text.write_text(written)
-        with pytest.raises(UserError, match=rf"was planned on {why}: {again}"):
+        with pytest.raises(UserError, match=again):
             same_text(config, plan, tmp_path / "cache", run, console, build=True)
+    # What is wrong with something else keeps its own remedy.
+    text.write_text(synthetic_text(120))
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UserError, match="cache") as caught:
+        same_text(config, plan, tmp_path / "cache", run, console, build=True)
+    assert "restore its sources" not in str(caught.value)
