@@ -292,11 +292,11 @@ SEARCHES: list[Run] = [
         prints=r"resuming [\s\S]*tinystories: 2 trials, 2 read-outs",
     ),
     Run(
-        f"{SWEEP} --extend RUN --seeds 3,4",
+        f"{SWEEP} --extend RUN --seeds 3,4 --dropouts 0.15,0.25",
         put={"RUN": "@tinystories-calibrate-pocket"},
-        prints=r"extending [\s\S]*tinystories: 6 trials, 6 read-outs",
+        prints=r"extending [\s\S]*tinystories: 12 trials, 12 read-outs",
     ),
-    Run(f"{SWEEP} --list", prints=r"tinystories-calibrate-pocket/\S+ .* 6 / 6 "),
+    Run(f"{SWEEP} --list", prints=r"tinystories-calibrate-pocket/\S+ .* 12 / 12 "),
     Run(f"{SWEEP} --clean", prints=r"2 run\(s\) cleaned"),
     Run("python -m analysis.simulation", more="--sweeps 2 --calibrations 2 --streams 2", prints=r"paired t"),
     # Names of programs.

@@ -135,7 +135,8 @@ def records() -> set[str]:
 def test_a_report_s_commands_are_those_that_its_saved_runs_record() -> None:
     kept = (artifacts.read_json(path) for path in ROOT.glob("ray_results/saved/*/*/config.json"))
     assert len(records()) > 20
-    assert records() <= {normalised(config["command"]) for config in kept}
+    commands = {normalised(word) for each in kept for word in (each["command"], *each.get("extensions", ()))}
+    assert records() <= commands
 
 
 def test_the_like_of_a_report_s_command_is_run() -> None:

@@ -155,7 +155,7 @@ def summarise(
 
 
 def describe(study: Study) -> dict[str, Any]:
-    kept = ("created", "git_commit", "libraries", "python", "platform", "command")
+    kept = ("created", "git_commit", "libraries", "python", "platform", "command", "extensions")
     configs = {
         phase: {name: config[name] for name in kept if name in config} for phase, config in study.configs.items()
     }

@@ -43,8 +43,10 @@ def report(regime: str, studies: Sequence[Study], sections: Sequence[Section]) -
     lines.append("\n## Saved runs\n\n")
     for study in studies:
         for phase, name in study.runs.items():
-            command = study.configs.get(phase, {}).get("command")
-            lines.append(f"- `{name}`{f': `{command}`' if command else ''}\n")
+            config = study.configs.get(phase, {})
+            begun = [config["command"]] if config.get("command") else []
+            commands = ", then ".join(f"`{command}`" for command in [*begun, *config.get("extensions", [])])
+            lines.append(f"- `{name}`{f': {commands}' if commands else ''}\n")
     lines.append("\nEvery number of this page, with its run and column: `paper/paper_results_summary.json`.\n")
     return "".join(lines)
 
