@@ -121,9 +121,9 @@ def advise(coefficients: Coefficients, n_params: float, stages: Sequence[tuple[f
 def inside_calibration(
     coefficients: Coefficients, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike
 ) -> NDArray[np.bool_]:
-    """Whether points lie in the convex hull of the cells in (log10 P, log10 U, log10 C), and at a size that was told.
+    """Whether points lie in the convex hull of the cells in (log10 P, log10 U, log10 C), and among the sizes fitted to.
 
-    Of a law that is fitted to cells of one model size alone no other size is inside, whatever sizes were trained.
+    A size beyond those of the cells that the law is fitted to is not inside, whatever was trained there.
 
     By linear programming (is the point a weighted mean of cells?), which also holds where all cells have
     one model size and the hull is flat. Points within 1 % of it in P, U and C count as inside.
@@ -146,10 +146,9 @@ def inside_calibration(
         == 0
         for point in points
     ]
-    found = np.array(inside, dtype=np.bool_)
-    if len(sizes := coefficients.sizes) == 1:
-        found &= np.abs(points[:, 0] - np.log10(next(iter(sizes)))) <= tolerance
-    return found.reshape(arrays[0].shape)
+    sizes = np.log10(sorted(coefficients.sizes))
+    fitted = (points[:, 0] >= sizes[0] - tolerance) & (points[:, 0] <= sizes[-1] + tolerance)
+    return np.asarray(np.array(inside, dtype=np.bool_) & fitted).reshape(arrays[0].shape)
 
 
 def _log_points(values: Sequence[Sequence[float]] | Array) -> Array:
@@ -288,7 +287,8 @@ def hull(coefficients: Coefficients) -> str:
     cells = pd.DataFrame(coefficients.cells)
     ranges = []
     for letter, name in (("P", "n_params"), ("U", "unique_tokens"), ("C", "sampled_tokens")):
-        ends = dict.fromkeys((count_text(cells[name].min()), count_text(cells[name].max())))
+        values = sorted(coefficients.sizes) if name == "n_params" else sorted(cells[name])
+        ends = dict.fromkeys((count_text(values[0]), count_text(values[-1])))
         ranges.append(f"{letter} {' to '.join(ends)}")
     return ", ".join(ranges)
 

@@ -72,7 +72,11 @@ def _list_of(test: Test, length: int | None = None) -> Test:
 
 
 def _cell(value: Any) -> bool:
-    return isinstance(value, dict) and all(_number(value.get(name)) and value[name] > 0 for name in CELL)
+    return (
+        isinstance(value, dict)
+        and all(_number(value.get(name)) and value[name] > 0 for name in CELL)
+        and _number(value.get("start_weight", 1.0))
+    )
 
 
 def _held_out(value: Any) -> bool:

@@ -63,10 +63,10 @@ def winner(cells: pd.DataFrame, streams: pd.DataFrame) -> tuple[str, str]:
     )
 
 
-def level_laws(of_kind: pd.DataFrame, *, tied: float = TIED) -> list[str]:
+def level_laws(of_kind: pd.DataFrame) -> list[str]:
     """The laws with the least mean regret on one kind of hold-out, those that are level with it included."""
     least = of_kind["regret_mean"].min()
-    return [str(law) for law in of_kind.loc[of_kind["regret_mean"] <= least + tied, "law"]]
+    return [str(law) for law in of_kind.loc[of_kind["regret_mean"] <= least + TIED, "law"]]
 
 
 def alike(laws: Sequence[str]) -> str:
@@ -76,16 +76,15 @@ def alike(laws: Sequence[str]) -> str:
 def stream_leader(ends: pd.DataFrame) -> str | None:
     """The law that ends no higher than any other, in the mean over the streams that both ran on; None if none does.
 
-    Where several laws ran together, one that was in less than half of those streams leads nothing: it was never held
-    against the others.
+    Where several laws ran together, one that was in less than half of those streams leads nothing, since most streams
+    say nothing of it; the others must not end higher than it all the same.
 
     Args:
         ends: final loss less the best static's, a row per stream and a column per law.
     """
     together = ends[ends.notna().sum(axis=1) > 1]
-    if len(together):
-        ends = ends.loc[:, 2 * together.notna().sum() >= len(together)]
-    for law in list(ends.columns):
+    candidates = ends.columns[2 * together.notna().sum() >= len(together)]
+    for law in candidates:
         apart = ends.drop(columns=law).rsub(ends[law], axis=0).mean()
         if (apart.dropna() <= 0).all() and (apart.notna().any() or ends.shape[1] == 1):
             return str(law)

@@ -296,7 +296,12 @@ SEARCHES: list[Run] = [
         put={"RUN": "@tinystories-calibrate-pocket"},
         prints=r"extending [\s\S]*tinystories: 12 trials, 12 read-outs",
     ),
-    Run(f"{SWEEP} --list", prints=r"tinystories-calibrate-pocket/\S+ .* 12 / 12 "),
+    Run(
+        f"{SWEEP} --extend RUN --models L1_H2_D32,L2_H2_D64",
+        put={"RUN": "@tinystories-calibrate-pocket", "L1_H2_D32,L2_H2_D64": "L1_H2_D16,L2_H2_D16"},
+        prints=r"extending [\s\S]*tinystories: 36 trials, 36 read-outs",
+    ),
+    Run(f"{SWEEP} --list", prints=r"tinystories-calibrate-pocket/\S+ .* 36 / 36 "),
     Run(f"{SWEEP} --clean", prints=r"2 run\(s\) cleaned"),
     Run("python -m analysis.simulation", more="--sweeps 2 --calibrations 2 --streams 2", prints=r"paired t"),
     # Names of programs.

@@ -31,7 +31,6 @@ PLAIN = {
     PILOTED: "another corpus by a law carried there by a pilot",
 }
 IN_SHORT = (*BEYOND.values(), ANOTHER, TYPICAL_PILOTED)  # the kinds of which the abstract tells
-PRINTED = 5e-4  # nats per token: half of the last digit of a mean regret
 AIM = 0.01  # nats per token: how near to the best path a law's path should end
 
 
@@ -63,7 +62,7 @@ def section(studies: Sequence[Study]) -> Section:
             details.append(streams_table(evidence, group, streams))
         if len(cells) and len(streams):
             best, why = winner(cells, streams)
-            blocks.append(Paragraph((f"Preferred by these tables is {spoken(best)}. {why}",)))
+            blocks.append(Paragraph((f"Preferred by these tables is {spoken(best)}. {spoken(why)}",)))
         if said:
             sentences.setdefault("BakeoffAbstract", join(said))
     return Section(NAME, "Which law holds beyond its calibration", blocks, sentences, details)
@@ -84,7 +83,8 @@ def ahead(cells: pd.DataFrame) -> Parts:
     """Which forms have the least mean regret, as it is printed, on each kind of hold-out, and the reference form's."""
     leading: dict[str, list[pd.DataFrame]] = {}
     for _, own in cells.groupby("kind", sort=False):
-        leading.setdefault(alike([spoken(law) for law in level_laws(own, tied=PRINTED)]), []).append(own)
+        printed = own.assign(regret_mean=own["regret_mean"].round(3))
+        leading.setdefault(alike([spoken(law) for law in level_laws(printed)]), []).append(own)
     said: list[Parts] = []
     for forms, kinds in leading.items():
         told: list[Parts] = []
@@ -149,9 +149,9 @@ def ahead_on_streams(streams: pd.DataFrame) -> Parts:
     mean, near = on_streams(cited, own)
     other, other_near = on_streams(cited, reference)
     return (
-        f"On streams {spoken(leader)} has the lowest mean: over ",
+        f"On streams {spoken(leader)} ends no higher than any other form on those that both ran on, on average: over ",
         cited.count(len(own), f"streams, {leader}"),
-        " that both ran on" if both else "",
+        " that the reference form ran on too" if both else "",
         " it ends ",
         mean,
         *((" (the reference form ", other, ")") if both else ()),
@@ -257,7 +257,8 @@ def stream_forms_table(evidence: str, studies: Sequence[Study], streams: pd.Data
             "fixed dropout, of the form and of the reference form on the same streams (a dash where it did not run on "
             "all), and less that of the best path of each stream, whatever made it (chosen on the seeds compared, so "
             "that distance is an upper bound), nats per token, mean over the streams; on how many of them the form is "
-            f"within {AIM} of that path. {class_words(studies)}",
+            f"within {AIM} of that path. A form that ran on less than half of these streams leads nothing. "
+            f"{class_words(studies)}",
         ),
         header=("form", "streams", "less best fixed", "reference form there", "less best path", "near it"),
         align="lrrrrr",

@@ -191,7 +191,8 @@ def trends(study: Study) -> Iterator[tuple[str, int]]:
         yield from moves("U", last_cells(cells))
         prefixes = cells["unique_tokens"]
         yield from moves("C", cells[prefixes == prefixes.min()].sort_values("sampled_tokens"))
-        yield from moves("C, largest U", cells[prefixes == prefixes.max()].sort_values("sampled_tokens"))
+        if prefixes.nunique() > 1:
+            yield from moves("C, largest U", cells[prefixes == prefixes.max()].sort_values("sampled_tokens"))
 
 
 def moves(by: str, cells: pd.DataFrame) -> Iterator[tuple[str, int]]:

@@ -36,9 +36,13 @@ def read_removed(results: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=[*TEXTS, *NUMBERS])
     try:
-        return pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str) | dict.fromkeys(NUMBERS, float))[[*TEXTS, *NUMBERS]]
+        types = dict.fromkeys(TEXTS, str) | dict.fromkeys(NUMBERS, float)
+        table = pd.read_csv(path, dtype=types)[[*TEXTS, *NUMBERS]]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): restore it, or remove it") from None
+    if (lacking := table.isna().any(axis=1)).any():
+        raise UserError(f"{path} is damaged (line {int(lacking.argmax()) + 2} lacks a value): restore it, or remove it")
+    return table
 
 
 def section(gone: pd.DataFrame, studies: Sequence[Study]) -> Section:
@@ -73,7 +77,7 @@ def tally(studies: Sequence[Study], gone: pd.DataFrame) -> Parts:
     return (
         "Which streams are kept was chosen with their outcome known: ",
         cited.count(len(gone), "run"),
-        " of earlier forms of the law were removed, for room. Of all ",
+        " were removed, for room. Of all ",
         cited.count(len(every), "run, and comparison of those saved"),
         " the law is shown to end lower than the best fixed dropout on ",
         cited.count(every.count(-1), "direction by interval and t test"),
@@ -86,7 +90,7 @@ def tally(studies: Sequence[Study], gone: pd.DataFrame) -> Parts:
 def in_short(studies: Sequence[Study], gone: pd.DataFrame) -> Parts:
     cited, every = Cited(FILE), of_all(studies, gone)
     return (
-        "Of all streams ever run, those with earlier forms of the law among them, the law beats it on ",
+        "Of all streams ever run, those that are no longer kept included, the law beats it on ",
         cited.count(every.count(-1), "direction by interval and t test"),
         " of ",
         cited.count(len(every), "run, and comparison of those saved"),

@@ -77,7 +77,7 @@ def counted(pairs: pd.DataFrame, runs: Runs, titles: Mapping[str, str]) -> Parts
         cited.number(rule.spread, "measured_texts, root mean square of pairs left out, decades", 3),
         " decades. Every pair is carried by the rule of other texts than its two, whose 95 % interval holds the best "
         "scale in ",
-        cited.number(float(held.mean()), "law_texts.low to high, share that holds best_scale", 3),
+        cited.number(float(held.mean()), "law_texts.low to high, share that holds best_scale", 2),
         " of the pairs",
         *(
             (
@@ -124,7 +124,7 @@ def over_all_pairs(pairs: pd.DataFrame) -> Parts:
         " carried by a pilot, and ",
         *mean("own"),
         " where it was fitted to the text itself. The pilots' 95 % intervals hold the best scale in ",
-        cited.number(float(held.mean()), "law_texts.pilot_low to pilot_high, share that holds best_scale", 2),
+        cited.number(float(held.mean()), "law_texts.pilot_low to pilot_high, share that holds best_scale", 3),
         " of the pairs.",
     )
 

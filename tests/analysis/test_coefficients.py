@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import robust, simulated, simulation
-from analysis.advise import inside_calibration
+from analysis.advise import hull, inside_calibration
 from analysis.coefficients import Coefficients, fit_law
 from analysis.curves import coordinate
 from analysis.holdout import leave_one_cell_out, leave_one_level_out, rivals
@@ -285,6 +285,10 @@ def test_a_size_that_the_law_is_not_fitted_to_is_not_inside(fitted: Coefficients
     cells = tuple(cell if cell["n_params"] == 163_840 else cell | {"start_weight": 0.0} for cell in fitted.cells)
     one = replace(fitted, cells=cells)
     assert one.sizes == {163_840}
+    small = tuple(cell | {"start_weight": 0.0} if cell["n_params"] == 430_000 else cell for cell in fitted.cells)
+    two = replace(fitted, cells=small)
+    assert inside_calibration(two, [45_000, 100_000, 163_840, 430_000], 8_000, 196_608).tolist() == [True] * 3 + [False]
+    assert hull(two).startswith("P 45k to 164k, ")
     assert inside_calibration(one, [45_000, 163_840, 164_500], 8_000, 196_608).tolist() == [False, True, True]
 
 

@@ -35,6 +35,7 @@ from tune_dd.sweep.options import (
     choose_plan,
     choose_regime,
     parse,
+    refuse_two_texts,
 )
 from tune_dd.sweep.phases import PHASES, refuse_foreign_options
 from tune_dd.sweep.plan import Plan
@@ -69,6 +70,7 @@ def run_command(argv: list[str]) -> int:
     """
     console = Console()
     args = parse(argv)
+    refuse_two_texts(args)
     storage = Path(args.storage).absolute()
     if args.list:
         list_runs(storage, console)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from search_spaces.model_screen import partners
-from tune_dd.builtin_regimes import REGIMES
+from tune_dd.builtin_regimes import POCKET, REGIMES
 from tune_dd.errors import UserError
 from tune_dd.regime_file import resolve_regime
 from tune_dd.regimes import ModelSpec
@@ -67,7 +67,8 @@ def is_pilot(run: RunFolder, plan: Plan) -> bool:
         return False
     seeds = {seed for grid in plan.grids for seed in grid.seeds}
     models = {model for grid in plan.grids for model in grid.models}
-    return plan.scale_name == "pocket" and len(seeds) == len(models) == 1
+    known = plan.scale.vocab_size == POCKET.vocab_size and plan.scale.protocol == POCKET.protocol
+    return known and len(seeds) == len(models) == 1
 
 
 def carried(run: RunFolder) -> str:

@@ -171,12 +171,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.resume and args.extend:
         raise UserError("--resume goes on with a plan and --extend changes it: give one of them")
     _refuse_beside_storage(args)
-    if args.use_cached_data and (args.corpus or args.corpus_glob or args.column):
-        named = next(name for name in ("corpus", "corpus_glob", "column") if getattr(args, name))
-        raise UserError(
-            f"--use-cached-data reads what the cache holds, whatever --{named.replace('_', '-')} says: "
-            "leave one of them out"
-        )
     taken_up = args.resume or args.extend
     text = [name for name in _TEXT_OPTIONS if getattr(args, name)]
     if taken_up and text:
@@ -217,6 +211,20 @@ def _refuse_beside_storage(args: argparse.Namespace) -> None:
         if name not in (told, "storage") and value != plain[name]:
             option = {"regime": value, "from_run": "--from"}.get(name, f"--{name.replace('_', '-')}")
             raise UserError(f"--{told} takes {takes}: leave {'--phase' if name == 'any_phase' else option} out")
+
+
+def refuse_two_texts(args: argparse.Namespace) -> None:
+    """What a user types, that is; a chain begun by an earlier version may have stored both.
+
+    Raises:
+        UserError: the cache is to be read as it is, and files are named too, which would be recorded as what was read.
+    """
+    named = [name for name in ("corpus", "corpus_glob", "column") if getattr(args, name)]
+    if args.use_cached_data and named:
+        raise UserError(
+            f"--use-cached-data reads what the cache holds, whatever --{named[0].replace('_', '-')} says: "
+            "leave one of them out"
+        )
 
 
 def choose_regime(args: argparse.Namespace) -> Regime:

@@ -159,9 +159,9 @@ def kill_ray() -> None:
 def _knock(address: str) -> None:
     """Raises OSError if nobody listens at a ``host:port``: Ray would ask there for minutes, and tell its log alone."""
     host, _, port = address.rpartition(":")
-    if host and port.isdigit():
+    if host and port.isdigit() and "://" not in address:
         try:
-            socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
         except OSError as error:
             raise OSError(f"nothing answers at --address {address} ({error.strerror or error})") from None
 

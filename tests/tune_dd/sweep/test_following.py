@@ -97,6 +97,13 @@ def test_a_pilot_is_followed_by_what_it_is_for() -> None:
     assert "--phase stream" in suggested(f"{POCKET} {pilot}", FITTED), "nor is a text of the study's"
 
 
+def test_a_pilot_of_another_vocabulary_is_none(tiny_regime: Path) -> None:
+    """The mean law of texts is of one vocabulary, batch and learning rate."""
+    tiny_regime.write_text(tiny_regime.read_text().replace("[scales.full", "[scales.pocket"))
+    words = f"{shlex.quote(str(tiny_regime))} --scale pocket --device cpu --seeds 0 --models L1_H2_D16"
+    assert "carry" not in suggested(words, UNFITTED)
+
+
 def test_a_hold_out_is_followed_by_the_stream_whatever_its_own_cells_gave() -> None:
     assert "--coefficients law" in suggested(f"{POCKET} --coefficients law", UNFITTED)
 

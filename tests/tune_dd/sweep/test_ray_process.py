@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tune_dd.errors import UserError
-from tune_dd.sweep import fork_server
+from tune_dd.sweep import fork_server, scheduler
 from tune_dd.sweep.local_ray import LOCAL_RAY_ENVIRONMENT
 from tune_dd.sweep.options import choose_plan, choose_regime, parse
 from tune_dd.sweep.plan import Plan
@@ -67,6 +67,15 @@ def test_an_address_that_nothing_answers_at_is_named_at_once(plan: Plan) -> None
     assert event is not None
     assert event["event"] == "failed"
     assert f"nothing answers at --address {address}" in event["message"]
+
+
+def test_addresses_of_other_kinds_are_left_to_ray() -> None:
+    for address in ("auto", "ray://127.0.0.1:1"):
+        scheduler._knock(address)
+    with socket.socket(socket.AF_INET6) as server:
+        server.bind(("::1", 0))
+        server.listen()
+        scheduler._knock(f"[::1]:{server.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.5])
