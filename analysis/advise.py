@@ -192,16 +192,7 @@ def advise_command(arguments: Sequence[str]) -> int:
             Text(f"Warning: {outside} of {len(advice)} points lie outside the calibrated cells ({hull(coefficients)}).")
         )
         console.print(Text("There the law extrapolates, and its interval does not tell how far it may be off."))
-    sets = {(cell["n_params"], cell["unique_tokens"]) for cell in coefficients.fitted_cells}
-    console.print(
-        Text(
-            scatter_text(
-                coefficients.discrepancy,
-                known=bool(advice["low"].notna().all()),
-                told=len(sets) > len(coefficients.coefficients),
-            )
-        )
-    )
+    console.print(Text(scatter_text(coefficients, known=bool(advice["low"].notna().all()))))
     for note in [*coefficients.notes, *(superseded(coefficients) if options.law is None else ())]:
         console.print(Text(f"Note: {note}."))
     if options.coefficients is None:
@@ -263,19 +254,15 @@ def held_out_table(coefficients: Coefficients, console: Console) -> Table:
     return table
 
 
-def scatter_text(discrepancy: float, *, known: bool, told: bool) -> str:
-    """What the interval leaves out.
-
-    Args:
-        known: whether there is an interval; without, scatter of 0 says nothing.
-        told: whether there are more sets of trials than coefficients; without, nor does it then.
-    """
+def scatter_text(coefficients: Coefficients, *, known: bool) -> str:
+    """What the interval leaves out. ``known``: whether there is one; without, scatter of 0 says nothing."""
+    discrepancy = coefficients.discrepancy
     if not known and discrepancy <= 0:
         return "No interval can be given for the law's own value."
     if discrepancy > 0:
         amount = f"{discrepancy:.3f} (standard deviation, in dropout)"
         scatter = f"'optimum in' adds the cells' scatter about it, {amount}" if known else f"cells scatter by {amount}"
-    elif told:
+    elif coefficients.scatter_told:
         scatter = "no scatter of the cells about it beyond noise was found"
     else:
         scatter = "how far cells scatter about it, so few of them cannot tell"

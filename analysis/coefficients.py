@@ -92,6 +92,12 @@ class Coefficients:
         """The parameters of the models that it is fitted to: with one, nothing tests how it extends to others."""
         return frozenset(int(cell["n_params"]) for cell in self.fitted_cells)
 
+    @property
+    def scatter_told(self) -> bool:
+        """Whether a ``discrepancy`` of 0 says anything: not with as few sets of trials as there are coefficients."""
+        sets = {(cell["n_params"], cell["unique_tokens"]) for cell in self.fitted_cells}
+        return len(sets) > len(self.coefficients)
+
     def predict(self, n_params: ArrayLike, unique_tokens: ArrayLike, sampled_tokens: ArrayLike) -> Array:
         """The law's clamped dropout; shape: the broadcast shape of the arguments."""
         return self.form.dropout(

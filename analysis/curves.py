@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tune_dd.law import Array
 
@@ -48,6 +48,11 @@ class Curve:
 
     def loss(self, dropout: ArrayLike) -> Array:
         return np.asarray(np.polynomial.polynomial.polyval(coordinate(dropout), np.array(self.coefficients)))
+
+    def covers(self, dropout: ArrayLike) -> NDArray[np.bool_]:
+        """Whether a dropout lies in the window."""
+        p = np.asarray(dropout, dtype=np.float64)
+        return np.asarray((p >= self.low) & (p <= self.high))
 
     def slope_and_curvature(self, dropout: float) -> tuple[float, float]:
         """First and half the second derivative with respect to z there, nats."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import fdtrc
 
 from analysis.cells import Cell, Noise, check_table, make_cell, make_cells, pool_noise
@@ -140,8 +139,7 @@ class CellFit:
         if self.quadratic is None:
             return np.asarray(np.maximum(measured - self.levels.min(), 0.0))
         curve = self.quadratic
-        inside = (p >= curve.low) & (p <= curve.high)
-        return np.asarray(np.maximum(np.where(inside, curve.loss(p), measured) - curve.minimum, 0.0))
+        return np.asarray(np.maximum(np.where(curve.covers(p), curve.loss(p), measured) - curve.minimum, 0.0))
 
 
 def cell_fit(
@@ -210,14 +208,12 @@ def fit_cell(cell: Cell, noise: Noise, margin: float | None, n_bootstrap: int, s
     best = int(levels.argmin())
     quadratic = fit_curve(levels, dropouts, counts, 2) if can_fit(len(dropouts), 2) else None
     cubic = fit_curve(levels, dropouts, counts, 3) if can_fit(len(dropouts), 3) else None
+    missed = 0.0
     if quadratic is None:
         notes.append("two dropouts: no curve can be fitted")
-    rough = quadratic is not None and noise.known and _lack_of_fit(cell, noise, quadratic) < LACK_OF_FIT_LEVEL
-    if rough and quadratic is not None:
-        inside = _inside(cell, quadratic)
-        farthest = np.abs(levels - quadratic.loss(dropouts))[inside].max()
+    elif noise.known and (missed := _missed(cell, noise, quadratic)):
         notes.append(
-            f"the parabola misses a level by {farthest:.3f} nats, more than noise does: the optimum and what is read "
+            f"the parabola misses a level by {missed:.3f} nats, more than noise does: the optimum and what is read "
             f"off that curve are rough; add dropouts between {quadratic.low:g} and {quadratic.high:g}"
         )
     fitted = quadratic.optimum if quadratic else float(dropouts[best])
@@ -262,7 +258,7 @@ def fit_cell(cell: Cell, noise: Noise, margin: float | None, n_bootstrap: int, s
         plateau_margin=margin,
         status=status,
         p_value=p_value,
-        rough=rough,
+        rough=missed > 0,
         improvement=improvement,
         improvement_low=improvement_low,
         improvement_high=improvement_high,
@@ -295,19 +291,15 @@ def _margin(cell: Cell, noise: Noise, margin: float | None) -> tuple[float, floa
     return standard_error, standard_error if margin is None else margin
 
 
-def _inside(cell: Cell, curve: Curve) -> NDArray[np.bool_]:
-    """(P,) which of the cell's dropouts the curve was fitted on."""
-    return np.asarray((cell.dropouts >= curve.low) & (cell.dropouts <= curve.high))
-
-
-def _lack_of_fit(cell: Cell, noise: Noise, curve: Curve) -> float:
-    """p of the F test that the levels lie about the curve as noise puts them; 1 where it goes through all of them."""
-    inside = _inside(cell, curve)
+def _missed(cell: Cell, noise: Noise, curve: Curve) -> float:
+    """The farthest that a level of the window lies from its curve, nats; 0 where noise may be why (F test)."""
+    inside = curve.covers(cell.dropouts)
     df = int(inside.sum()) - len(curve.coefficients)
     if df < 1 or noise.sd == 0:
-        return 1.0
+        return 0.0
     misses = cell.levels[inside] - curve.loss(cell.dropouts[inside])
-    return float(fdtrc(df, noise.df, float(cell.counts[inside] @ misses**2) / df / noise.sd**2))
+    p = float(fdtrc(df, noise.df, float(cell.counts[inside] @ misses**2) / df / noise.sd**2))
+    return float(np.abs(misses).max()) if p < LACK_OF_FIT_LEVEL else 0.0
 
 
 def _dropout_effect(cell: Cell, noise: Noise) -> float:

@@ -129,7 +129,7 @@ def curve_noise(cells: Sequence[Cell]) -> dict[Key, Noise]:
         if not can_fit(len(cell.dropouts), 4):
             continue
         cubic = fit_curve(cell.levels, cell.dropouts, cell.counts, 3)
-        inside = (cell.dropouts >= cubic.low) & (cell.dropouts <= cubic.high)
+        inside = cubic.covers(cell.dropouts)
         rss[cell.key[0]] += float((cell.counts * (cell.levels - cubic.loss(cell.dropouts)) ** 2)[inside].sum())
         df[cell.key[0]] += int(inside.sum()) - 4
     noise = {regime: Noise(float(np.sqrt(rss[regime] / df[regime])), df[regime], borrowed=True) for regime in df}

@@ -10,7 +10,7 @@ from analysis.bakeoff import ANOTHER, BEYOND, judge_cells, judge_streams, sort_r
 from analysis.bakeoff import Study as Runs
 from analysis.comparison import METRICS as COMPARED
 from analysis.paper.blocks import DASH, Block, Cited, Number, Paragraph, Parts, Ref, Section, Table, join
-from analysis.paper.contrasts import LAW, rows_of, signs
+from analysis.paper.contrasts import LAW, against, signs
 from analysis.paper.studies import Study, by_class, class_words
 from analysis.paper.texts import text_blocks
 from analysis.verdict import CARRIED, PILOTED, TYPICAL, TYPICAL_PILOTED, alike, level_laws, stream_leader, winner
@@ -166,12 +166,7 @@ def ahead_on_streams(streams: pd.DataFrame) -> Parts:
 
 def along(studies: Sequence[Study]) -> Parts:
     """On how many streams the law and the reference form's path differ in the mean loss along them."""
-    rows = [
-        row
-        for study in studies
-        for row in rows_of(study, TRAJECTORY)
-        if (row["condition"], row["baseline"]) == (LAW, f"{LAW}_{REFERENCE_LAW}")
-    ]
+    rows = [row for study in studies if (row := against(study, LAW, f"{LAW}_{REFERENCE_LAW}", TRAJECTORY))]
     if not rows:
         return ()
     lower, _, higher = signs(rows)

@@ -31,9 +31,9 @@ def primary(study: Study) -> Row | None:
     return next((row for row in rows_of(study) if row["primary"]), None)
 
 
-def against(study: Study, condition: str, baseline: str) -> Row | None:
-    """The contrast of a condition and a baseline in final loss; against the best static whatever stands for it."""
-    for row in rows_of(study):
+def against(study: Study, condition: str, baseline: str, metric: str = FINAL) -> Row | None:
+    """The contrast of a condition and a baseline; against the best static whatever stands for it."""
+    for row in rows_of(study, metric):
         static = row["baseline"] in (BEST_STATIC, "mean_static")
         if row["condition"] == condition and (static if baseline == BEST_STATIC else row["baseline"] == baseline):
             return row

@@ -126,8 +126,6 @@ def same_text(
 
 def _sources_changed(config: dict[str, Any]) -> bool:
     """Whether a file that a run's text was read from has gone or has another size."""
-    for source in config["data"]["manifest"].get("sources", ()):
-        path = Path(source["path"]) if "path" in source else None
-        if path is not None and not (path.is_file() and path.stat().st_size == source["bytes"]):
-            return True
-    return False
+    sources = config["data"]["manifest"].get("sources", ())
+    files = [(Path(each["path"]), each["bytes"]) for each in sources if "path" in each]
+    return any(not path.is_file() or path.stat().st_size != size for path, size in files)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.bakeoff import judge_cells, judge_texts, sort_runs, summarise_cells
 from analysis.foretell import fit_rule, measured_texts
-from analysis.paper import bakeoff, figures, holdouts, laws, search, streams, texts
+from analysis.paper import bakeoff, contrasts, figures, holdouts, laws, search, streams, texts
 from analysis.paper.blocks import DASH, MINUS, Number, Table, plain
 from analysis.paper.studies import Study, find_studies
 from analysis.report import calibration_rows
@@ -335,7 +335,7 @@ def test_the_mean_along_the_stream_is_told_where_the_reference_form_ran(
         {"condition": "law", "baseline": baseline, "low": low, "high": low + 0.01, "p_holm": 0.01}
         for baseline, low in (("law_interaction", 0.01), ("law_onset", -0.03), ("best_static", -0.03))
     ]
-    monkeypatch.setattr(bakeoff, "rows_of", lambda study, metric: rows if metric == "trajectory_val_loss" else [])
+    monkeypatch.setattr(contrasts, "rows_of", lambda study, metric: rows if metric == "trajectory_val_loss" else [])
     assert plain(bakeoff.along(studies[:2])) == (
         "In the mean over the ends of a stream's stages the law is shown lower than the reference form on 0 of 2 and "
         "higher on 2."
